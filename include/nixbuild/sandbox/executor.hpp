@@ -1,0 +1,84 @@
+#pragma once
+
+#include <nixbuild/aio/task.hpp>
+#include <nixbuild/base/bytes.hpp>
+#include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/sandbox/guest_job.hpp>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace nixbuild::sandbox {
+
+/// A piece of the composed input disk: `length` bytes of `fd` from `offset` on.
+struct DiskExtent {
+  UniqueFd fd; ///< opened read-only
+  std::uint64_t offset = 0;
+  std::uint64_t length = 0;
+};
+
+/// One build, ready to run on one machine.
+struct ExecutionPlan {
+  std::string id; ///< of the build attempt; names the run directory; `[0-9a-zA-Z-]{1,64}`
+  unsigned cpus = 1;
+  std::uint64_t memory_bytes = 512 * kMiB;
+  GuestJob job;
+  std::vector<DiskExtent> disk; ///< in disk order, without gaps, whole 4 KiB blocks
+};
+
+/// Some of the build's log: raw bytes of the pty.
+struct LogChunk {
+  std::string bytes;
+};
+
+/// A phase began: `compose`, `spawn`, `boot`, `mount`, `build`, `outputs`, `down`.
+struct PhaseBegan {
+  std::string phase;
+  std::chrono::microseconds since_start{0};
+};
+
+/// The builder is gone and all its log has been delivered.
+struct BuilderExited {
+  GuestExit exit;
+};
+
+using ExecutionEvent = std::variant<LogChunk, PhaseBegan, BuilderExited>;
+
+/// A running build. Used from one strand. Destroying it kills the build and waits for nothing.
+class Execution {
+public:
+  virtual ~Execution() = default;
+
+  /// The next event; after BuilderExited none may be asked for. Errors: `sandbox.lost` (the VM or
+  /// its runner died), `sandbox.protocol` (the guest broke its protocol), `sandbox.spawn`.
+  /// Honours terminal cancellation. Back-pressure: while nobody calls, the guest blocks.
+  virtual aio::Task<ExecutionEvent> next_event() = 0;
+
+  /// Asks for the NAR of output `index` of the job; then `read_output` until it returns 0.
+  virtual aio::Task<void> open_output(std::size_t index) = 0;
+  /// At least one byte, or 0 at the end of the archive. Errors as next_event, and
+  /// `sandbox.output` with the guest's reason.
+  virtual aio::Task<std::size_t> read_output(MutableBytes buffer) = 0;
+
+  /// Lets the VM go down and waits for it, at most a few seconds; then kills it.
+  virtual aio::Task<void> finish() = 0;
+  /// Kills the VM at once; pending calls end with `sandbox.cancelled`.
+  virtual void cancel() noexcept = 0;
+};
+
+/// Starts builds on this machine. Backends: `qemu` (one runner process each), and a fake for tests.
+class Executor {
+public:
+  virtual ~Executor() = default;
+  /// Returns as soon as the runner has the plan. Errors: `sandbox.spawn`, `sandbox.disk`.
+  virtual aio::Task<std::unique_ptr<Execution>> start(ExecutionPlan plan) = 0;
+  /// `kvm`, `tcg` or `fake`: told to people in logs and listings.
+  [[nodiscard]] virtual std::string accelerator() const = 0;
+};
+
+} // namespace nixbuild::sandbox

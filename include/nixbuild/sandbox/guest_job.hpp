@@ -1,0 +1,80 @@
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace nixbuild::sandbox {
+
+/// A file that is put into the build directory, mode 0644.
+struct GuestFile {
+  std::string name; ///< one path component
+  std::string contents;
+
+  bool operator==(const GuestFile&) const = default;
+};
+
+/// A path under the store directory that the build is to make.
+struct GuestOutput {
+  std::string name;       ///< output name (`out`)
+  std::string store_name; ///< base name under the store directory
+
+  bool operator==(const GuestOutput&) const = default;
+};
+
+/// Everything that the guest needs to run one builder as Nix would. Values only: it crosses the
+/// control port. Source of the details: protocol facts 5.1 and 5.2.
+struct GuestJob {
+  std::string store_dir = "/nix/store";
+  std::string build_dir = "/build";
+  std::string builder; ///< executed as is
+  std::vector<std::string> arguments;
+  std::vector<std::pair<std::string, std::string>> environment; ///< sorted by name, complete
+  std::vector<GuestFile> files;
+  std::vector<GuestOutput> outputs;
+  std::uint32_t uid = 1000;
+  std::uint32_t gid = 100;
+  bool linux32 = false;   ///< personality PER_LINUX32
+  bool network = false;   ///< fixed-output: a network device is there and is brought up
+  std::uint64_t scratch_bytes = 0; ///< size of the tmpfs or scratch disk that takes all writes; 0: half of memory
+  std::string hosts;       ///< contents of /etc/hosts
+  std::string resolv_conf; ///< contents of /etc/resolv.conf; empty: no such file
+  bool probe_only = false; ///< answer and power off: used to measure a boot
+
+  bool operator==(const GuestJob&) const = default;
+};
+
+/// How one output looks after the builder has ended, as the guest says (never trusted).
+struct GuestOutputState {
+  bool present = false;
+  bool suspicious = false; ///< group- or world-writable top level that is no symlink, or foreign owner
+  std::string problem;     ///< empty, or why it cannot be archived ("… is a socket")
+
+  bool operator==(const GuestOutputState&) const = default;
+};
+
+enum class GuestEnd : std::uint8_t {
+  Exited,      ///< `code` is the exit status
+  Signalled,   ///< `code` is the signal number
+  SetupFailed, ///< the builder never ran; `message` says why (missing builder, …)
+  OutOfMemory, ///< killed by the guest kernel's memory limit
+};
+
+struct GuestExit {
+  GuestEnd end = GuestEnd::Exited;
+  std::int32_t code = 0;
+  std::string message;
+  std::vector<GuestOutputState> outputs; ///< in the job's order
+  std::chrono::microseconds cpu_user{0};
+  std::chrono::microseconds cpu_system{0};
+  std::uint64_t peak_memory_bytes = 0;
+  std::chrono::microseconds boot_time{0};    ///< kernel start to init
+  std::chrono::microseconds mount_time{0};   ///< inputs and scratch
+  std::chrono::microseconds builder_time{0}; ///< start to end of the builder
+
+  bool operator==(const GuestExit&) const = default;
+};
+
+} // namespace nixbuild::sandbox

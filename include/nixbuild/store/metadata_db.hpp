@@ -1,0 +1,96 @@
+#pragma once
+
+#include <nixbuild/base/api.hpp>
+#include <nixbuild/model/build.hpp>
+#include <nixbuild/model/path_info.hpp>
+
+#include <compare>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nixbuild::store {
+
+/// An account's number in this database.
+struct AccountId {
+  std::int64_t value = 0;
+  auto operator<=>(const AccountId&) const = default;
+};
+
+struct Account {
+  AccountId id;
+  std::string name; ///< `[a-z0-9][a-z0-9-]{0,62}`
+};
+
+/// A build as it is remembered. Times are microseconds since 1970; 0: not yet.
+struct BuildRecord {
+  std::int64_t id = 0; ///< given by the database
+  AccountId account;
+  std::string derivation; ///< base name of the .drv
+  std::string platform;
+  std::optional<model::BuildStatus> status; ///< absent while it runs
+  std::string error;
+  std::int64_t created_us = 0;
+  std::int64_t started_us = 0;
+  std::int64_t stopped_us = 0;
+  unsigned cpus = 0;
+  std::uint64_t memory_bytes = 0;
+  std::uint64_t peak_memory_bytes = 0;
+  std::uint64_t cpu_us = 0;
+  std::uint64_t log_bytes = 0;
+  std::string accelerator;
+  std::string phases; ///< JSON object: phase → microseconds
+};
+
+/// Port: who owns which valid paths, and what was built. Synchronous and thread safe; callers on an
+/// event loop move calls to a blocking pool. Every path question is asked for one account; nothing
+/// of another account is visible through it.
+class MetadataDb {
+public:
+  virtual ~MetadataDb() = default;
+
+  /// The account of that name, made when missing. Error `account.name`.
+  virtual AccountId ensure_account(std::string_view name) = 0;
+  virtual std::optional<AccountId> find_account(std::string_view name) = 0;
+  virtual std::vector<Account> accounts() = 0;
+  /// Removes the account and its paths' names. Error `account.unknown`.
+  virtual void remove_account(AccountId account) = 0;
+
+  /// The valid ones among `paths`, in the order asked.
+  virtual model::StorePaths valid_paths(AccountId account, std::span<const model::StorePath> paths) = 0;
+  virtual std::optional<model::PathInfo> path_info(AccountId account, const model::StorePath& path) = 0;
+  /// Calls `visit` for each valid one among `paths`, in the order asked, without holding them all.
+  virtual void path_infos(AccountId account,
+                          std::span<const model::StorePath> paths,
+                          const std::function<void(const model::PathInfo&)>& visit) = 0;
+  /// All paths reachable from `roots` by references, roots included, sorted. Error
+  /// `store.invalid-path` naming a root that is not valid.
+  virtual model::StorePaths closure(AccountId account, std::span<const model::StorePath> roots) = 0;
+  virtual model::StorePaths all_paths(AccountId account) = 0;
+  virtual std::optional<model::StorePath> path_of_hash_part(AccountId account, std::string_view hash_part) = 0;
+  virtual model::StorePaths referrers(AccountId account, const model::StorePath& path) = 0;
+
+  /// Registers all of `infos` in one durable transaction. References must be valid already or be in
+  /// the batch: else `store.invalid-reference`, and nothing is registered. A path that is valid
+  /// already stays as it is. Concurrent calls are gathered into one commit.
+  virtual void register_paths(AccountId account, std::span<const model::PathInfo> infos) = 0;
+  virtual void add_signatures(AccountId account,
+                              const model::StorePath& path,
+                              std::span<const std::string> signatures) = 0;
+  /// Removes names; a path that another valid path refers to is refused (`store.referenced`).
+  virtual void remove_paths(AccountId account, std::span<const model::StorePath> paths) = 0;
+  /// True when some account still has a path with this NAR hash.
+  virtual bool nar_hash_in_use(const Hash& nar_hash) = 0;
+
+  virtual std::int64_t add_build(const BuildRecord& record) = 0;
+  virtual void update_build(const BuildRecord& record) = 0;
+  virtual std::optional<BuildRecord> build(AccountId account, std::int64_t id) = 0;
+  /// Newest first.
+  virtual std::vector<BuildRecord> builds(AccountId account, std::size_t limit) = 0;
+};
+
+} // namespace nixbuild::store

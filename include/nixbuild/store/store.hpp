@@ -1,0 +1,146 @@
+#pragma once
+
+#include <nixbuild/base/clock.hpp>
+#include <nixbuild/model/path_info.hpp>
+#include <nixbuild/nar/event.hpp>
+#include <nixbuild/segment/reader.hpp>
+#include <nixbuild/store/metadata_db.hpp>
+#include <nixbuild/store/segment_store.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace nixbuild::store {
+
+/// Keeps paths from being collected. Releases them when destroyed. Thread safe. Must not outlive
+/// its Store. (Decision D6: in memory; the one daemon is the only one that collects.)
+class NIXBUILD_API Lease {
+public:
+  Lease() = default;
+  ~Lease();
+  Lease(Lease&&) noexcept;
+  Lease& operator=(Lease&&) noexcept;
+
+  void add(const model::StorePath& path);
+  void add(std::span<const model::StorePath> paths);
+
+private:
+  friend class Store;
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// What is announced about a NAR before its bytes come. Where nothing is announced (an output of a
+/// build, an export stream) the fields are absent and taken from the bytes.
+struct ImportRequest {
+  model::StorePath path;
+  std::optional<model::StorePath> deriver;
+  std::optional<Hash> nar_hash;
+  std::optional<std::uint64_t> nar_size; ///< 0 is refused
+  model::StorePaths references;          ///< ignored when `scan_for` is not empty
+  std::int64_t registration_time = 0;    ///< 0: now
+  bool ultimate = false;
+  std::vector<std::string> signatures;
+  std::string content_address;
+  model::StorePaths scan_for; ///< candidates of a reference scan
+};
+
+/// One path on its way in: parse, digest, scan and write in one pass (decision D1). Destroying it
+/// without `finish` leaves no trace. Not thread safe; calls block on the disk.
+class NIXBUILD_API Import {
+public:
+  ~Import();
+  Import(Import&&) noexcept;
+  Import& operator=(Import&&) noexcept;
+
+  /// Takes bytes; returns how many belonged to the NAR (less than given: it ended). Errors: `nar.*`,
+  /// `store.nar-size`, `store.disk-full`.
+  std::size_t feed(ByteView bytes);
+  [[nodiscard]] bool complete() const noexcept;
+
+  /// Checks hash, size and content address, and makes the contents durable; registers nothing.
+  /// Errors: `nar.truncated`, `store.nar-hash`, `store.nar-size`, `store.content-address`.
+  [[nodiscard]] model::PathInfo seal();
+
+private:
+  friend class Store;
+  struct State;
+  explicit Import(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// A NAR on its way out. Holds its segment open. Not thread safe.
+class NIXBUILD_API Export {
+public:
+  ~Export();
+  Export(Export&&) noexcept;
+  Export& operator=(Export&&) noexcept;
+
+  [[nodiscard]] const model::PathInfo& info() const noexcept;
+  /// Next piece, or nothing at the end; DataPiece ranges lie in `data_fd`.
+  [[nodiscard]] std::optional<segment::NarPiece> next();
+  [[nodiscard]] int data_fd() const noexcept;
+  [[nodiscard]] const segment::Tree& tree() const noexcept;
+  [[nodiscard]] ByteView metadata() const noexcept;
+
+private:
+  friend class Store;
+  struct State;
+  explicit Export(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+/// What `verify` found wrong with one path.
+struct VerifyFinding {
+  model::StorePath path;
+  std::string code;    ///< `store.missing-segment`, `store.nar-hash`, `segment.corrupt`, …
+  std::string message;
+};
+
+struct GcResult {
+  std::uint64_t paths_removed = 0;
+  std::uint64_t bytes_freed = 0;
+};
+
+/// The store of this machine: names per account, contents once. Thread safe; every call may block
+/// on the disk, so an event loop makes them on a blocking pool.
+class NIXBUILD_API Store {
+public:
+  /// The ports and the clock outlive the store.
+  Store(MetadataDb& db, SegmentStore& segments, const Clock& clock, model::StoreDir dir);
+  ~Store();
+  Store(const Store&) = delete;
+  Store& operator=(const Store&) = delete;
+
+  [[nodiscard]] const model::StoreDir& dir() const noexcept;
+  [[nodiscard]] MetadataDb& db() noexcept;
+
+  [[nodiscard]] Lease lease(AccountId account);
+
+  /// Errors: `store.nar-size` for an announced size of 0.
+  [[nodiscard]] Import begin_import(AccountId account, ImportRequest request);
+  /// Registers sealed paths in one transaction. Errors as MetadataDb::register_paths.
+  void commit(AccountId account, std::span<const model::PathInfo> infos);
+
+  /// Error `store.invalid-path` when the account has no such path, `store.missing-segment`.
+  [[nodiscard]] Export open_export(AccountId account, const model::StorePath& path);
+
+  /// Regenerates the NAR of each path (all of the account when empty), compares hash and size, and
+  /// checks that references are valid.
+  [[nodiscard]] std::vector<VerifyFinding> verify(AccountId account,
+                                                  std::span<const model::StorePath> paths);
+
+  /// Removes every path of the account that is neither leased nor needed by a leased path or one of
+  /// `roots`; then the segments nobody names.
+  GcResult collect_garbage(AccountId account, std::span<const model::StorePath> roots);
+
+private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+} // namespace nixbuild::store

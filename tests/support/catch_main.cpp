@@ -1,0 +1,3 @@
+#define CATCH_CONFIG_MAIN
+#include <catch2/catch.hpp>
+#include <catch2/catch_reporter_tap.hpp>
