@@ -13,9 +13,13 @@ namespace nixbuild {
 class NIXBUILD_API UniqueFd {
 public:
   UniqueFd() noexcept = default;
+
   explicit UniqueFd(int fd) noexcept : fd_(fd) {}
+
   ~UniqueFd() { reset(); }
+
   UniqueFd(UniqueFd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+
   UniqueFd& operator=(UniqueFd&& other) noexcept {
     if (this != &other) {
       reset(std::exchange(other.fd_, -1));
@@ -24,9 +28,12 @@ public:
   }
 
   [[nodiscard]] int get() const noexcept { return fd_; }
+
   [[nodiscard]] explicit operator bool() const noexcept { return fd_ >= 0; }
+
   /// Gives the descriptor up to the caller.
   [[nodiscard]] int release() noexcept { return std::exchange(fd_, -1); }
+
   void reset(int fd = -1) noexcept;
   /// A second descriptor of the same open file description, close-on-exec.
   [[nodiscard]] UniqueFd duplicate() const;

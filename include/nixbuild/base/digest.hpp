@@ -31,6 +31,7 @@ public:
   Hash(HashAlgorithm algorithm, ByteView digest);
 
   [[nodiscard]] HashAlgorithm algorithm() const noexcept { return algorithm_; }
+
   [[nodiscard]] ByteView bytes() const noexcept {
     return ByteView(bytes_).first(digest_size(algorithm_));
   }

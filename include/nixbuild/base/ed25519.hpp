@@ -21,8 +21,7 @@ ed25519_from_seed(const std::array<std::uint8_t, 32>& seed);
 [[nodiscard]] NIXBUILD_API Ed25519PublicKey ed25519_public_key(const Ed25519SecretKey& secret);
 [[nodiscard]] NIXBUILD_API Ed25519Signature ed25519_sign(const Ed25519SecretKey& secret,
                                                          ByteView message);
-[[nodiscard]] NIXBUILD_API bool ed25519_verify(const Ed25519PublicKey& key,
-                                               ByteView message,
-                                               const Ed25519Signature& signature);
+[[nodiscard]] NIXBUILD_API bool
+ed25519_verify(const Ed25519PublicKey& key, ByteView message, const Ed25519Signature& signature);
 
 } // namespace nixbuild

@@ -33,7 +33,9 @@ public:
   Error(Reaction reaction, std::string_view code, std::string message);
 
   [[nodiscard]] Reaction reaction() const noexcept { return reaction_; }
+
   [[nodiscard]] const std::string& code() const noexcept { return code_; }
+
   [[nodiscard]] const std::string& message() const noexcept { return message_; }
 
   /// Context frames joined with ": " and then the message. Valid as long as the object lives.

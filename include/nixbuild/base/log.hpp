@@ -14,8 +14,11 @@ public:
   virtual void write(LogLevel level, std::string_view message) noexcept = 0;
 
   void debug(std::string_view message) noexcept { write(LogLevel::Debug, message); }
+
   void info(std::string_view message) noexcept { write(LogLevel::Info, message); }
+
   void warning(std::string_view message) noexcept { write(LogLevel::Warning, message); }
+
   void error(std::string_view message) noexcept { write(LogLevel::Error, message); }
 };
 

@@ -66,7 +66,8 @@ struct DerivationLimits {
 
 /// Reads the text of a `.drv` file. Errors: `derivation.syntax` (with the offset),
 /// `derivation.limit`, `derivation.order` (unsorted or duplicate keys), `derivation.unsupported`
-/// (`DrvWithVersion`), `store-path.*`. Source: protocol facts 4.5.
+/// (`DrvWithVersion`), `derivation.output`, `store-path.*`. Escapes that Nix never writes (`\q`, a
+/// raw line feed) are read as Nix reads them. Source: protocol facts 4.5.
 [[nodiscard]] NIXBUILD_API Derivation parse_derivation(const StoreDir& dir,
                                                        std::string_view text,
                                                        const DerivationLimits& limits = {});
@@ -94,13 +95,16 @@ struct HashModulo {
 /// Looks up the modulo hash of an input derivation. Called once per input.
 using InputModulo = std::function<HashModulo(const StorePath& derivation)>;
 
-/// Source: protocol facts 4.6. `masked` blanks output paths and the variables named like outputs.
+/// `masked` blanks output paths and the variables named like outputs. Error `derivation.outputs`
+/// when an input lacks an output that is used. Source: protocol facts 4.6.
 [[nodiscard]] NIXBUILD_API HashModulo hash_modulo(const StoreDir& dir,
                                                   const Derivation& derivation,
                                                   bool masked,
                                                   const InputModulo& inputs);
 
-/// Output paths that an input-addressed derivation must have. `name` is the derivation's.
+/// Output paths that an input-addressed derivation must have, whether they are filled in already or
+/// not. `name` is the derivation's. Errors: `derivation.outputs` (another kind), and
+/// `derivation.deferred` when they depend on an input that has no hash.
 [[nodiscard]] NIXBUILD_API std::map<std::string, StorePath>
 input_addressed_paths(const StoreDir& dir,
                       std::string_view name,
@@ -112,16 +116,24 @@ input_addressed_paths(const StoreDir& dir,
 [[nodiscard]] NIXBUILD_API std::map<std::string, Hash>
 realisation_hashes(const StoreDir& dir, const BasicDerivation& derivation);
 
+/// What an output may be called: 1 to 211 of the characters of store path names.
+[[nodiscard]] NIXBUILD_API bool valid_output_name(std::string_view output) noexcept;
+
 /// `drvName` for `out`, else `drvName-output`.
 [[nodiscard]] NIXBUILD_API std::string output_path_name(std::string_view derivation_name,
                                                         std::string_view output);
 
-/// The place an output is built at when its path is not known before. Source: facts 4.3, 4.10.
+/// The place an output is built at when its path is not known before. Error `derivation.path` when
+/// `derivation` does not end in `.drv`. Source: protocol facts 4.3, 5.10.
 [[nodiscard]] NIXBUILD_API StorePath scratch_path(const StoreDir& dir,
                                                   const StorePath& derivation,
                                                   std::string_view output);
 
 /// `/` + nix32 of the placeholder hash of an own output. Source: protocol facts 4.10.
 [[nodiscard]] NIXBUILD_API std::string output_placeholder(std::string_view output);
+/// The placeholder of an output of an input derivation whose path is not known before it is built.
+/// Error `derivation.path` when `derivation` is none. Source: protocol facts 4.10.
+[[nodiscard]] NIXBUILD_API std::string input_placeholder(const StorePath& derivation,
+                                                         std::string_view output);
 
 } // namespace nixbuild::model

@@ -16,9 +16,9 @@ struct PathInfo {
   std::optional<StorePath> deriver;
   Hash nar_hash; ///< always SHA-256
   std::uint64_t nar_size = 0;
-  StorePaths references;              ///< sorted, unique; contains `path` for a self reference
-  std::int64_t registration_time = 0; ///< seconds since 1970
-  bool ultimate = false;              ///< built here
+  StorePaths references;               ///< sorted, unique; contains `path` for a self reference
+  std::int64_t registration_time = 0;  ///< seconds since 1970
+  bool ultimate = false;               ///< built here
   std::vector<std::string> signatures; ///< `keyname:base64`
   std::string content_address;         ///< empty: input-addressed or unknown
 

@@ -17,13 +17,15 @@ public:
   [[nodiscard]] static SigningKey generate(std::string name);
 
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
+
   [[nodiscard]] std::string secret_text() const;
   [[nodiscard]] std::string public_text() const;
   /// `name:base64` over `message`.
   [[nodiscard]] std::string sign(std::string_view message) const;
 
 private:
-  SigningKey(std::string name, const Ed25519SecretKey& secret) : name_(std::move(name)), secret_(secret) {}
+  SigningKey(std::string name, const Ed25519SecretKey& secret)
+      : name_(std::move(name)), secret_(secret) {}
 
   std::string name_;
   Ed25519SecretKey secret_;
@@ -32,20 +34,22 @@ private:
 class NIXBUILD_API VerificationKey {
 public:
   [[nodiscard]] static VerificationKey parse(std::string_view text);
+
   [[nodiscard]] const std::string& name() const noexcept { return name_; }
+
   /// False as well when the signature is malformed or by another key name.
   [[nodiscard]] bool verify(std::string_view message, std::string_view signature) const noexcept;
 
 private:
-  VerificationKey(std::string name, const Ed25519PublicKey& key) : name_(std::move(name)), key_(key) {}
+  VerificationKey(std::string name, const Ed25519PublicKey& key)
+      : name_(std::move(name)), key_(key) {}
 
   std::string name_;
   Ed25519PublicKey key_;
 };
 
 /// True when the path is content-addressed or one signature verifies under one of the keys.
-[[nodiscard]] NIXBUILD_API bool is_trusted(const StoreDir& dir,
-                                           const PathInfo& info,
-                                           std::span<const VerificationKey> keys);
+[[nodiscard]] NIXBUILD_API bool
+is_trusted(const StoreDir& dir, const PathInfo& info, std::span<const VerificationKey> keys);
 
 } // namespace nixbuild::model

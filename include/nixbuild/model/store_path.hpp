@@ -27,12 +27,15 @@ public:
   StorePath(ByteView digest20, std::string_view name);
 
   [[nodiscard]] const std::string& base_name() const noexcept { return base_name_; }
+
   [[nodiscard]] std::string_view hash_part() const noexcept {
     return std::string_view(base_name_).substr(0, kHashLength);
   }
+
   [[nodiscard]] std::string_view name() const noexcept {
     return std::string_view(base_name_).substr(kHashLength + 1);
   }
+
   /// The name ends in `.drv`.
   [[nodiscard]] bool is_derivation() const noexcept;
 
@@ -57,6 +60,7 @@ public:
   explicit StoreDir(std::string dir = "/nix/store");
 
   [[nodiscard]] const std::string& text() const noexcept { return dir_; }
+
   /// `<dir>/<base name>`.
   [[nodiscard]] std::string print(const StorePath& path) const;
   /// Reads a full path that lies directly in the directory. Errors: `store-path.outside`, and those

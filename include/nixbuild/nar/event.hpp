@@ -12,8 +12,8 @@ namespace nixbuild::nar {
 struct Limits {
   std::size_t name_bytes = 255;
   std::size_t target_bytes = 4095;
-  std::size_t depth = 64;                    ///< levels, the root being the first
-  std::uint64_t entries = 20'000'000;        ///< nodes in one archive
+  std::size_t depth = 64;                             ///< levels, the root being the first
+  std::uint64_t entries = 20'000'000;                 ///< nodes in one archive
   std::uint64_t total_bytes = std::uint64_t{1} << 44; ///< of the archive
 };
 

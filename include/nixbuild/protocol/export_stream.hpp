@@ -24,7 +24,9 @@ struct ExportTrailer {
 class NIXBUILD_API ExportStreamReader {
 public:
   struct NarBegins {};
+
   struct End {};
+
   using Item = std::variant<NarBegins, ExportTrailer, End>;
 
   explicit ExportStreamReader(model::StoreDir dir, Limits limits = {});
@@ -47,7 +49,8 @@ private:
 
 /// Bytes before a NAR, after it, and after the last path. Each appends to `out`.
 NIXBUILD_API void write_export_nar_marker(std::string& out);
-NIXBUILD_API void write_export_trailer(std::string& out, const model::StoreDir& dir, const ExportTrailer& trailer);
+NIXBUILD_API void
+write_export_trailer(std::string& out, const model::StoreDir& dir, const ExportTrailer& trailer);
 NIXBUILD_API void write_export_end(std::string& out);
 
 } // namespace nixbuild::protocol

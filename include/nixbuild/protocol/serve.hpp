@@ -30,38 +30,46 @@ struct QueryValidPaths {
   model::StorePaths paths;
   bool operator==(const QueryValidPaths&) const = default;
 };
+
 struct QueryPathInfos {
   model::StorePaths paths;
   bool operator==(const QueryPathInfos&) const = default;
 };
+
 struct DumpStorePath {
   model::StorePath path;
   bool operator==(const DumpStorePath&) const = default;
 };
+
 /// An export stream follows (ExportStreamReader).
 struct ImportPaths {
   bool operator==(const ImportPaths&) const = default;
 };
+
 struct ExportPaths {
   model::StorePaths paths;
   bool operator==(const ExportPaths&) const = default;
 };
+
 struct BuildPaths {
   std::vector<std::string> targets; ///< `path` or `drv!out,dev`
   model::BuildOptions options;
   bool operator==(const BuildPaths&) const = default;
 };
+
 struct QueryClosure {
   bool include_outputs = false;
   model::StorePaths paths;
   bool operator==(const QueryClosure&) const = default;
 };
+
 struct BuildDerivation {
   model::StorePath path;
   model::BasicDerivation derivation;
   model::BuildOptions options;
   bool operator==(const BuildDerivation&) const = default;
 };
+
 /// `info.nar_size` raw NAR bytes follow.
 struct AddToStoreNar {
   model::PathInfo info;
@@ -94,9 +102,9 @@ struct PathInfoReply {
 
 /// Server side of one connection: gathers bytes, gives requests. Decoding costs time linear in the
 /// bytes however they are cut; memory grows with bytes received, never with sizes announced.
-/// Errors (Reject): `serve.magic`, `serve.version`, `serve.command`, `wire.padding`, `wire.integer`,
-/// `wire.limit`, `wire.string`, `store-path.*`, `derivation.*`, each naming the field. After an
-/// error the reader is dead.
+/// Errors (Reject): `serve.magic`, `serve.version`, `serve.command`, `wire.padding`,
+/// `wire.integer`, `wire.limit`, `wire.string`, `store-path.*`, `derivation.*`, each naming the
+/// field. After an error the reader is dead.
 class NIXBUILD_API RequestReader {
 public:
   explicit RequestReader(model::StoreDir dir, Limits limits = {});
@@ -126,15 +134,20 @@ private:
 
 /// Bytes of what a server sends. Each appends to `out`.
 NIXBUILD_API void write_hello(std::string& out, Version version = kServerVersion);
-NIXBUILD_API void write_paths(std::string& out, const model::StoreDir& dir, std::span<const model::StorePath> paths);
+NIXBUILD_API void
+write_paths(std::string& out, const model::StoreDir& dir, std::span<const model::StorePath> paths);
 /// One entry of a QueryPathInfos reply; after the last one `write_end_of_infos`.
-NIXBUILD_API void write_path_info(std::string& out, const model::StoreDir& dir, Version version, const PathInfoReply& info);
+NIXBUILD_API void write_path_info(std::string& out,
+                                  const model::StoreDir& dir,
+                                  Version version,
+                                  const PathInfoReply& info);
 NIXBUILD_API void write_end_of_infos(std::string& out);
 NIXBUILD_API void write_number(std::string& out, std::uint64_t number);
 /// Reply to BuildPaths: 0, or a failure status with its message. Source: protocol facts 2.8.
-NIXBUILD_API void write_build_paths_reply(std::string& out, model::BuildStatus status, std::string_view message);
-/// Reply to BuildDerivation. `realisation_hashes` from model::realisation_hashes: used below 2.8 for
-/// the keys of the outputs.
+NIXBUILD_API void
+write_build_paths_reply(std::string& out, model::BuildStatus status, std::string_view message);
+/// Reply to BuildDerivation. `realisation_hashes` from model::realisation_hashes: used below 2.8
+/// for the keys of the outputs.
 NIXBUILD_API void write_build_result(std::string& out,
                                      const model::StoreDir& dir,
                                      Version version,
@@ -143,7 +156,10 @@ NIXBUILD_API void write_build_result(std::string& out,
 
 /// Client side: bytes of requests (raw NAR bytes are the caller's to send after it).
 NIXBUILD_API void write_client_hello(std::string& out, Version version = kNewestVersion);
-NIXBUILD_API void write_request(std::string& out, const model::StoreDir& dir, Version version, const Request& request);
+NIXBUILD_API void write_request(std::string& out,
+                                const model::StoreDir& dir,
+                                Version version,
+                                const Request& request);
 
 /// Client side: gathers the server's bytes and reads the reply that the caller expects next. Every
 /// `read_…` gives nothing while bytes are missing. Same guarantees and errors as RequestReader.

@@ -22,9 +22,13 @@ class Version {
 public:
   constexpr explicit Version(unsigned major_number, unsigned minor_number) noexcept
       : word_((major_number << 8) | (minor_number & 0xff)) {}
+
   [[nodiscard]] constexpr unsigned major_number() const noexcept { return word_ >> 8; }
+
   [[nodiscard]] constexpr unsigned minor_number() const noexcept { return word_ & 0xff; }
+
   [[nodiscard]] constexpr std::uint64_t word() const noexcept { return word_; }
+
   auto operator<=>(const Version&) const = default;
 
 private:

@@ -61,8 +61,10 @@ public:
   virtual void remove_account(AccountId account) = 0;
 
   /// The valid ones among `paths`, in the order asked.
-  virtual model::StorePaths valid_paths(AccountId account, std::span<const model::StorePath> paths) = 0;
-  virtual std::optional<model::PathInfo> path_info(AccountId account, const model::StorePath& path) = 0;
+  virtual model::StorePaths valid_paths(AccountId account,
+                                        std::span<const model::StorePath> paths) = 0;
+  virtual std::optional<model::PathInfo> path_info(AccountId account,
+                                                   const model::StorePath& path) = 0;
   /// Calls `visit` for each valid one among `paths`, in the order asked, without holding them all.
   virtual void path_infos(AccountId account,
                           std::span<const model::StorePath> paths,
@@ -71,7 +73,8 @@ public:
   /// `store.invalid-path` naming a root that is not valid.
   virtual model::StorePaths closure(AccountId account, std::span<const model::StorePath> roots) = 0;
   virtual model::StorePaths all_paths(AccountId account) = 0;
-  virtual std::optional<model::StorePath> path_of_hash_part(AccountId account, std::string_view hash_part) = 0;
+  virtual std::optional<model::StorePath> path_of_hash_part(AccountId account,
+                                                            std::string_view hash_part) = 0;
   virtual model::StorePaths referrers(AccountId account, const model::StorePath& path) = 0;
 
   /// Registers all of `infos` in one durable transaction. References must be valid already or be in

@@ -7,8 +7,10 @@
 #include <nixbuild/segment/writer.hpp>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 
 namespace nixbuild::store {
 
@@ -16,7 +18,7 @@ namespace nixbuild::store {
 struct OpenSegment {
   UniqueFd metadata; ///< read-only
   std::uint64_t metadata_bytes = 0;
-  UniqueFd data; ///< read-only; may be a descriptor of an empty file
+  UniqueFd data; ///< read-only; none, or one of an empty file, when `data_bytes` is 0
   std::uint64_t data_bytes = 0;
 };
 
@@ -26,8 +28,9 @@ public:
   virtual ~SegmentDraft() = default;
   virtual ByteSink& data() = 0;
   virtual segment::PatchableSink& metadata() = 0;
-  /// Flushes, makes the blobs durable and readable under `nar_hash`. Already there: the draft is
-  /// dropped. Error `store.disk-full` and other system errors; then nothing is visible.
+  /// Completes the blobs and makes them readable under `nar_hash`; they are durable after
+  /// `SegmentStore::sync` and gone after a restart without it. Already there: the draft is dropped.
+  /// Errors `store.disk-full`, `store.io`; then nothing is visible.
   virtual void commit(const Hash& nar_hash) = 0;
 };
 
@@ -38,6 +41,13 @@ public:
   virtual std::unique_ptr<SegmentDraft> begin() = 0;
   virtual std::optional<OpenSegment> open(const Hash& nar_hash) = 0;
   virtual bool contains(const Hash& nar_hash) = 0;
+  /// Makes committed segments durable, all with as few waits for the disk as possible. On an error
+  /// (`store.disk-full`, `store.io`, `store.missing-segment`) none of those that were not durable
+  /// before is kept for sure.
+  virtual void sync(std::span<const Hash> nar_hashes) = 0;
+  /// Calls `visit` for each segment there was at the time of the call; it may call back.
+  virtual void visit(const std::function<void(const Hash&)>& visit) = 0;
+  /// Absent already: nothing happens.
   virtual void remove(const Hash& nar_hash) = 0;
 };
 

@@ -57,14 +57,17 @@ public:
   Import(Import&&) noexcept;
   Import& operator=(Import&&) noexcept;
 
-  /// Takes bytes; returns how many belonged to the NAR (less than given: it ended). Errors: `nar.*`,
-  /// `store.nar-size`, `store.disk-full`.
+  /// Takes bytes; returns how many belonged to the NAR (less than given: it ended). Errors:
+  /// `nar.*`, `store.nar-size`, `store.disk-full`.
   std::size_t feed(ByteView bytes);
   [[nodiscard]] bool complete() const noexcept;
 
   /// Checks hash, size and content address, and makes the contents durable; registers nothing.
   /// Errors: `nar.truncated`, `store.nar-hash`, `store.nar-size`, `store.content-address`.
   [[nodiscard]] model::PathInfo seal();
+  /// The same for an import that began without a name (export streams say it behind the archive):
+  /// what `request` announces is checked now. `request.scan_for` must be empty.
+  [[nodiscard]] model::PathInfo seal_as(ImportRequest request);
 
 private:
   friend class Store;
@@ -84,8 +87,12 @@ public:
   /// Next piece, or nothing at the end; DataPiece ranges lie in `data_fd`.
   [[nodiscard]] std::optional<segment::NarPiece> next();
   [[nodiscard]] int data_fd() const noexcept;
+  [[nodiscard]] std::uint64_t data_bytes() const noexcept;
   [[nodiscard]] const segment::Tree& tree() const noexcept;
   [[nodiscard]] ByteView metadata() const noexcept;
+  /// Contents of a regular file of the tree, wherever they lie. Error `store.file-limit` when it
+  /// is larger than `limit` bytes.
+  [[nodiscard]] std::string read_file(const segment::Node& file, std::uint64_t limit) const;
 
 private:
   friend class Store;
@@ -97,7 +104,7 @@ private:
 /// What `verify` found wrong with one path.
 struct VerifyFinding {
   model::StorePath path;
-  std::string code;    ///< `store.missing-segment`, `store.nar-hash`, `segment.corrupt`, …
+  std::string code; ///< `store.missing-segment`, `store.nar-hash`, `segment.corrupt`, …
   std::string message;
 };
 
@@ -123,6 +130,8 @@ public:
 
   /// Errors: `store.nar-size` for an announced size of 0.
   [[nodiscard]] Import begin_import(AccountId account, ImportRequest request);
+  /// An import whose name is not known yet; ends in `Import::seal_as`.
+  [[nodiscard]] Import begin_import(AccountId account);
   /// Registers sealed paths in one transaction. Errors as MetadataDb::register_paths.
   void commit(AccountId account, std::span<const model::PathInfo> infos);
 

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <nixbuild/aio/task.hpp>
+#include <nixbuild/base/api.hpp>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/thread_pool.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <cstddef>
+#include <optional>
+#include <type_traits>
+#include <utility>
+
+namespace nixbuild::aio {
+
+/// Threads for work that blocks (disk, database). Outlives every coroutine that uses it.
+class BlockingPool {
+public:
+  explicit BlockingPool(std::size_t threads) : pool_(threads) {}
+
+  /// Runs `work` on one of the threads and comes back to the caller's executor with its result or
+  /// its exception. The work itself cannot be cancelled. Name the callable before awaiting
+  /// (`auto work = …; co_await pool.run(std::move(work));`): g++ 12 miscompiles a capturing lambda
+  /// that is a temporary of an expression with co_await.
+  template <class Work>
+  Task<std::invoke_result_t<Work&>> run(Work work) {
+    using Result = std::invoke_result_t<Work&>;
+    if constexpr (std::is_void_v<Result>) {
+      Task<void> body = call(std::move(work));
+      co_await boost::asio::co_spawn(
+          pool_.get_executor(), std::move(body), boost::asio::use_awaitable);
+    } else {
+      // Asio wants results that can be made from nothing, hence the optional.
+      Task<std::optional<Result>> body = call_for<Result>(std::move(work));
+      std::optional<Result> result = co_await boost::asio::co_spawn(
+          pool_.get_executor(), std::move(body), boost::asio::use_awaitable);
+      co_return std::move(*result);
+    }
+  }
+
+  /// Waits for the work that runs; nothing may be handed in afterwards.
+  void join() { pool_.join(); }
+
+private:
+  template <class Work>
+  static Task<void> call(Work work) {
+    work();
+    co_return;
+  }
+  template <class Result, class Work>
+  static Task<std::optional<Result>> call_for(Work work) {
+    std::optional<Result> result(work());
+    co_return result;
+  }
+
+  boost::asio::thread_pool pool_;
+};
+
+} // namespace nixbuild::aio

@@ -1,0 +1,47 @@
+#pragma once
+
+#include <nixbuild/base/api.hpp>
+#include <nixbuild/base/bytes.hpp>
+#include <nixbuild/sandbox/executor.hpp>
+#include <nixbuild/sandbox/kernel.hpp>
+#include <nixbuild/sandbox/probe.hpp>
+
+#include <boost/asio/any_io_executor.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+/// Builds in QEMU machines, each owned by a runner process that outlives this one.
+namespace nixbuild::sandbox {
+
+struct QemuExecutorSettings {
+  std::filesystem::path runner;        ///< nixbuild-runner
+  std::filesystem::path guest;         ///< nixbuild-guest, static
+  std::filesystem::path busybox = "/bin/busybox"; ///< static; becomes the guest's /bin/sh
+  std::filesystem::path qemu = "/usr/bin/qemu-system-x86_64";
+  /// passt, for fixed-output builds; empty or missing: such builds get no network device.
+  std::filesystem::path network_helper = "/usr/bin/passt";
+  std::filesystem::path run_directory; ///< one folder a build below it; made when missing, mode 0700
+  std::filesystem::path kernel_cache;
+  std::optional<KernelSource> kernel;  ///< none: the newest of this host
+  AcceleratorChoice accelerator = AcceleratorChoice::Auto;
+  std::uint32_t uid_base = 700'000;    ///< one uid a machine from here on, where this is root
+  std::uint32_t uid_count = 1024;
+  std::filesystem::path cgroup_parent; ///< delegated cgroup v2 folder; empty: none
+  std::uint64_t log_limit_bytes = kGiB; ///< a build whose log grows beyond is killed
+  std::chrono::seconds grace{600};     ///< how long a build that has ended waits for a lost daemon
+  bool debug_console = false;          ///< guest kernel messages go to the run folder's qemu.log
+  std::string kernel_options;          ///< appended to the guest kernel's command line
+};
+
+/// Chooses the accelerator (up to 2 s), imports the kernel when it is not cached (up to 2 s) and
+/// writes the initramfs. Blocks. Errors: `sandbox.accelerator`, `sandbox.kernel-…`,
+/// `sandbox.spawn` (a program is missing), `sandbox.initramfs`.
+[[nodiscard]] NIXBUILD_API std::unique_ptr<Executor>
+make_qemu_executor(boost::asio::any_io_executor executor, QemuExecutorSettings settings);
+
+} // namespace nixbuild::sandbox

@@ -1,0 +1,43 @@
+#pragma once
+
+#include <nixbuild/base/api.hpp>
+#include <nixbuild/base/bytes.hpp>
+
+#include <chrono>
+#include <cstdint>
+#include <set>
+#include <string>
+#include <string_view>
+
+namespace nixbuild::server {
+
+/// What the configuration file may say. Every key is optional; an unknown key, a wrong type or a
+/// value out of range is an error with its line.
+struct Config {
+  // [builds]
+  unsigned cpus = 0;                    ///< cpus for all builds together; 0: all of the machine
+  std::uint64_t memory_bytes = 0;       ///< memory for all builds together; 0: three quarters
+  unsigned build_cpus = 0;              ///< cpus of one build; 0: at most 4, at most half of `cpus`
+  std::uint64_t build_memory_bytes = 0; ///< memory of one build; 0: a fair part, 1 to 4 GiB
+  std::uint64_t max_log_bytes = 256 * kMiB;
+  std::uint64_t max_output_bytes = 64 * kGiB;
+  std::set<std::string> platforms; ///< empty: what the machine runs
+  std::set<std::string> features = {"benchmark", "big-parallel"};
+  // [sandbox]
+  std::string accelerator = "auto"; ///< `auto`, `kvm` or `tcg`
+  bool allow_emulation = false;     ///< emulation with more than one account
+  std::string kernel_image;         ///< empty: the newest one that was imported or lies in /boot
+  std::string kernel_modules;
+  std::string shell; ///< static busybox for /bin/sh; empty: looked for
+  // [daemon]
+  std::chrono::seconds idle_exit{600}; ///< an autostarted daemon ends after this time without work
+  // [store]
+  std::string store_dir = "/nix/store";
+};
+
+/// Errors: `config.syntax`, `config.unknown-key`, `config.value`, each with file and line.
+[[nodiscard]] NIXBUILD_API Config parse_config(std::string_view text, const std::string& file_name);
+/// Reads a file; an empty name gives the defaults. Error `config.file`.
+[[nodiscard]] NIXBUILD_API Config load_config(const std::string& file_name);
+
+} // namespace nixbuild::server

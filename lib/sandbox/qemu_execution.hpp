@@ -1,0 +1,53 @@
+#pragma once
+
+#include "sandbox/runner_link.hpp"
+
+#include <nixbuild/sandbox/executor.hpp>
+
+#include <boost/asio/any_io_executor.hpp>
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+
+namespace nixbuild::sandbox {
+
+/// A build behind a runner.
+class QemuExecution final : public Execution {
+public:
+  /// `outputs` is how many the job has: the guest's answer must have as many.
+  QemuExecution(boost::asio::any_io_executor executor,
+                UniqueFd socket,
+                std::filesystem::path directory,
+                std::size_t outputs);
+  ~QemuExecution() override;
+  QemuExecution(const QemuExecution&) = delete;
+  QemuExecution& operator=(const QemuExecution&) = delete;
+
+  /// Hands the plan over and waits until the emulator runs.
+  aio::Task<void> begin(runner::Start start, UniqueFd kernel, UniqueFd initramfs, std::vector<DiskExtent> disk);
+
+  aio::Task<ExecutionEvent> next_event() override;
+  aio::Task<void> open_output(std::size_t index) override;
+  aio::Task<std::size_t> read_output(MutableBytes buffer) override;
+  aio::Task<void> finish() override;
+  void cancel() noexcept override;
+
+private:
+  aio::Task<runner::Message> receive();
+  aio::Task<void> wait_until_down();
+
+  boost::asio::any_io_executor executor_;
+  RunnerLink link_;
+  std::filesystem::path directory_;
+  std::size_t outputs_;
+  std::uint64_t log_offset_ = 0;
+  std::string output_; ///< bytes of the output that nobody has read yet
+  std::size_t output_taken_ = 0;
+  bool output_open_ = false;
+  bool exited_ = false;
+  bool over_ = false; ///< the runner has said its last word, or was told to kill
+};
+
+} // namespace nixbuild::sandbox

@@ -1,0 +1,239 @@
+#include <nixbuild/sandbox/qemu_executor.hpp>
+
+#include <nixbuild/base/digest.hpp>
+#include <nixbuild/base/encoding.hpp>
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/guest_protocol.hpp>
+#include <nixbuild/sandbox/initramfs.hpp>
+
+#include "sandbox/decompress.hpp"
+#include "sandbox/qemu_execution.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spawn.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+
+namespace nixbuild::sandbox {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr std::size_t kMaxProgram = 256 * kMiB;
+/// What a first answer of the guest may take; emulation under load needs many times a CPU's boot.
+constexpr std::uint32_t kKvmHelloSeconds = 60;
+constexpr std::uint32_t kTcgHelloSeconds = 300;
+
+UniqueFd open_read_only(const fs::path& path, const char* code) {
+  return UniqueFd(system_call(
+      code, path.c_str(), [&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
+}
+
+void check_id(const std::string& id) {
+  const bool good = !id.empty() && id.size() <= 64 && std::all_of(id.begin(), id.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-';
+  });
+  if (!good) {
+    throw Error(Reaction::Reject, "sandbox.spawn", fmt::format("'{}' is no build id", id));
+  }
+}
+
+/// Owns the attributes of a posix_spawn.
+class SpawnSetup {
+public:
+  SpawnSetup() {
+    check(::posix_spawn_file_actions_init(&actions));
+    check(::posix_spawnattr_init(&attributes));
+  }
+  ~SpawnSetup() {
+    ::posix_spawn_file_actions_destroy(&actions);
+    ::posix_spawnattr_destroy(&attributes);
+  }
+  SpawnSetup(const SpawnSetup&) = delete;
+  SpawnSetup& operator=(const SpawnSetup&) = delete;
+
+  static void check(int error) {
+    if (error != 0) {
+      throw_system_error("sandbox.spawn", "starting the runner", error);
+    }
+  }
+
+  posix_spawn_file_actions_t actions{};
+  posix_spawnattr_t attributes{};
+};
+
+/// Starts the runner, which puts itself into the background and survives this process.
+void spawn_runner(const fs::path& program, const fs::path& directory, int socket) {
+  const UniqueFd null(system_call("sandbox.spawn", "/dev/null", [] {
+    return ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+  }));
+  const auto log_path = directory / "runner.log";
+  const UniqueFd log(system_call("sandbox.spawn", log_path.c_str(), [&] {
+    return ::open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  }));
+  SpawnSetup setup;
+  SpawnSetup::check(::posix_spawn_file_actions_adddup2(&setup.actions, null.get(), 0));
+  SpawnSetup::check(::posix_spawn_file_actions_adddup2(&setup.actions, log.get(), 1));
+  SpawnSetup::check(::posix_spawn_file_actions_adddup2(&setup.actions, log.get(), 2));
+  SpawnSetup::check(::posix_spawn_file_actions_adddup2(&setup.actions, socket, 3));
+  sigset_t signals;
+  sigemptyset(&signals);
+  ::posix_spawnattr_setsigmask(&setup.attributes, &signals);
+  sigfillset(&signals);
+  ::posix_spawnattr_setsigdefault(&setup.attributes, &signals);
+  ::posix_spawnattr_setflags(&setup.attributes,
+                             POSIX_SPAWN_SETSID | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  std::array<std::string, 6> arguments{
+      program.string(), "--run-dir", directory.string(), "--fd", "3", "--background"};
+  std::array<char*, 7> argv{};
+  std::transform(
+      arguments.begin(), arguments.end(), argv.begin(), [](std::string& text) { return text.data(); });
+  std::array<char*, 1> environment{nullptr};
+  pid_t pid = 0;
+  SpawnSetup::check(::posix_spawn(
+      &pid, program.c_str(), &setup.actions, &setup.attributes, argv.data(), environment.data()));
+  // Only the short-lived first process: the runner itself is nobody's child here.
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0 && errno == EINTR) {
+  }
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) {
+    throw Error(Reaction::Internal,
+                "sandbox.spawn",
+                fmt::format("{} did not start (wait status {})", program.string(), status));
+  }
+}
+
+Bytes make_initramfs(const QemuExecutorSettings& settings, const ImportedKernel& kernel) {
+  const auto read = [](const fs::path& path) {
+    return read_file(path.c_str(), kMaxProgram, "sandbox.spawn");
+  };
+  InitramfsInputs inputs;
+  inputs.guest = read(settings.guest);
+  inputs.busybox = read(settings.busybox);
+  for (const auto& module : kernel.modules) {
+    inputs.modules.push_back({module.name + ".ko", read(module.file)});
+  }
+  return build_initramfs(inputs);
+}
+
+/// The initramfs beside its kernel, under the name of its contents.
+fs::path cache_initramfs(const fs::path& directory, ByteView contents) {
+  const auto hash = hex_encode(hash_of(HashAlgorithm::Sha256, contents).bytes());
+  const auto path = directory / fmt::format("initramfs-{}.img", hash.substr(0, 32));
+  std::error_code ignored;
+  if (fs::exists(path, ignored) && fs::file_size(path, ignored) == contents.size()) {
+    return path;
+  }
+  std::string staging = (directory / ".initramfs-XXXXXX").string();
+  const UniqueFd fd(system_call("sandbox.kernel-cache", staging, [&] {
+    return ::mkostemp(staging.data(), O_CLOEXEC);
+  }));
+  while (!contents.empty()) {
+    const auto put = system_call("sandbox.kernel-cache", staging, [&] {
+      return ::write(fd.get(), contents.data(), contents.size());
+    });
+    contents = contents.subspan(static_cast<std::size_t>(put));
+  }
+  system_call("sandbox.kernel-cache", staging, [&] { return ::fchmod(fd.get(), 0444); });
+  fs::rename(staging, path);
+  return path;
+}
+
+class QemuExecutor final : public Executor {
+public:
+  QemuExecutor(boost::asio::any_io_executor executor, QemuExecutorSettings settings)
+      : executor_(std::move(executor)), settings_(std::move(settings)) {
+    for (const auto* program : {&settings_.runner, &settings_.guest, &settings_.busybox, &settings_.qemu}) {
+      if (::access(program->c_str(), R_OK | X_OK) != 0) {
+        throw_system_error("sandbox.spawn", program->string());
+      }
+    }
+    if (::access(settings_.network_helper.c_str(), X_OK) != 0) {
+      settings_.network_helper.clear();
+    }
+    settings_.run_directory = fs::absolute(settings_.run_directory);
+    make_folder(settings_.run_directory);
+    make_folder(settings_.run_directory / ".slots");
+    accelerator_ = choose_accelerator(settings_.accelerator).accelerator;
+    const auto kernel = find_or_import_kernel(settings_.kernel_cache, settings_.kernel);
+    kernel_ = open_read_only(kernel.image, "sandbox.kernel-cache");
+    initramfs_ = open_read_only(
+        cache_initramfs(kernel.directory, make_initramfs(settings_, kernel)), "sandbox.kernel-cache");
+  }
+
+  [[nodiscard]] std::string accelerator() const override {
+    return std::string(name_of(accelerator_));
+  }
+
+  aio::Task<std::unique_ptr<Execution>> start(ExecutionPlan plan) override {
+    check_id(plan.id);
+    const auto directory = settings_.run_directory / plan.id;
+    make_folder(directory);
+    int ends[2];
+    system_call("sandbox.spawn", "socketpair", [&] {
+      return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends);
+    });
+    UniqueFd mine(ends[0]);
+    UniqueFd theirs(ends[1]);
+    spawn_runner(settings_.runner, directory, theirs.get());
+    theirs.reset();
+    auto execution = std::make_unique<QemuExecution>(
+        executor_, std::move(mine), directory, plan.job.outputs.size());
+    auto start = describe(plan);
+    co_await execution->begin(
+        std::move(start), kernel_.duplicate(), initramfs_.duplicate(), std::move(plan.disk));
+    co_return execution;
+  }
+
+private:
+  static void make_folder(const fs::path& path) {
+    std::error_code error;
+    fs::create_directories(path, error);
+    system_call("sandbox.spawn", path.c_str(), [&] { return ::chmod(path.c_str(), 0700); });
+  }
+
+  [[nodiscard]] runner::Start describe(const ExecutionPlan& plan) const {
+    runner::Start start;
+    start.id = plan.id;
+    start.cpus = plan.cpus;
+    start.memory_bytes = plan.memory_bytes;
+    start.kvm = accelerator_ == Accelerator::Kvm;
+    start.debug_console = settings_.debug_console;
+    start.qemu = settings_.qemu;
+    start.kernel_options = settings_.kernel_options;
+    if (::geteuid() == 0) {
+      start.uid_base = settings_.uid_base;
+      start.uid_count = settings_.uid_count;
+    }
+    start.slot_directory = settings_.run_directory / ".slots";
+    start.cgroup_parent = settings_.cgroup_parent;
+    start.network_helper = settings_.network_helper;
+    start.log_limit_bytes = settings_.log_limit_bytes;
+    start.hello_seconds = start.kvm ? kKvmHelloSeconds : kTcgHelloSeconds;
+    start.grace_seconds = static_cast<std::uint32_t>(settings_.grace.count());
+    start.job = encode_guest_job(plan.job);
+    return start;
+  }
+
+  boost::asio::any_io_executor executor_;
+  QemuExecutorSettings settings_;
+  Accelerator accelerator_ = Accelerator::Tcg;
+  UniqueFd kernel_;
+  UniqueFd initramfs_;
+};
+
+} // namespace
+
+std::unique_ptr<Executor> make_qemu_executor(boost::asio::any_io_executor executor,
+                                             QemuExecutorSettings settings) {
+  return std::make_unique<QemuExecutor>(std::move(executor), std::move(settings));
+}
+
+} // namespace nixbuild::sandbox

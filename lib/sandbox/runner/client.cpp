@@ -1,0 +1,97 @@
+#include "sandbox/runner/client.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <fcntl.h>
+#include <sys/socket.h>
+
+#include <array>
+#include <cerrno>
+#include <cstring>
+
+namespace nixbuild::sandbox::runner {
+
+namespace {
+
+constexpr std::size_t kMaxDescriptors = 253; // SCM_MAX_FD
+constexpr std::size_t kMaxWaiting = 2 * kMaxDescriptors;
+
+} // namespace
+
+Client::Client(UniqueFd socket) : socket_(std::move(socket)) {
+  const int flags = ::fcntl(socket_.get(), F_GETFL);
+  system_call("sandbox.spawn", "switching the socket to non-blocking", [&] {
+    return ::fcntl(socket_.get(), F_SETFL, flags | O_NONBLOCK);
+  });
+}
+
+void Client::read_more() {
+  std::array<std::uint8_t, 64 * kKiB> buffer;
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(kMaxDescriptors * sizeof(int))> control;
+  iovec piece{buffer.data(), buffer.size()};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const auto got = ::recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  if (got < 0) {
+    closed_ = errno != EAGAIN && errno != EINTR;
+    return;
+  }
+  for (auto* header = CMSG_FIRSTHDR(&message); header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) {
+      continue;
+    }
+    const auto count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+      descriptors_.emplace_back(fd);
+    }
+  }
+  if ((message.msg_flags & MSG_CTRUNC) != 0 || descriptors_.size() > kMaxWaiting) {
+    throw Error(Reaction::Reject,
+                "sandbox.runner-protocol",
+                "more descriptors came than can be open (RLIMIT_NOFILE) or were announced");
+  }
+  if (got == 0) {
+    closed_ = true;
+    return;
+  }
+  decoder_.feed(ByteView(buffer).first(static_cast<std::size_t>(got)));
+}
+
+UniqueFd Client::take_descriptor() {
+  if (descriptors_.empty()) {
+    throw Error(Reaction::Reject, "sandbox.runner-protocol", "a message came without its descriptor");
+  }
+  auto fd = std::move(descriptors_.front());
+  descriptors_.pop_front();
+  return fd;
+}
+
+void Client::queue(const Message& message) {
+  if (sent_ > 0) {
+    queue_.erase(0, sent_);
+    sent_ = 0;
+  }
+  queue_ += encode(message);
+}
+
+void Client::flush() {
+  while (has_output() && !closed_) {
+    const auto sent = ::send(
+        socket_.get(), queue_.data() + sent_, queue_.size() - sent_, MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent > 0) {
+      sent_ += static_cast<std::size_t>(sent);
+    } else if (errno == EAGAIN) {
+      return;
+    } else if (errno != EINTR) {
+      closed_ = true;
+    }
+  }
+}
+
+} // namespace nixbuild::sandbox::runner

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/sandbox/jail.hpp>
+#include <nixbuild/sandbox/runner_protocol.hpp>
+#include <nixbuild/sandbox/vmdk.hpp>
+
+#include <optional>
+#include <string>
+
+namespace nixbuild::sandbox::runner {
+
+/// A uid of the pool, held by a lock on a file as long as this process lives: two machines under
+/// one uid could signal each other.
+class UidSlot {
+public:
+  /// Errors: `sandbox.spawn` (pool exhausted).
+  UidSlot(const std::string& directory, std::uint32_t base, std::uint32_t count);
+  [[nodiscard]] uid_t uid() const noexcept { return uid_; }
+
+private:
+  UniqueFd lock_;
+  uid_t uid_ = 0;
+};
+
+/// The emulator with this side's ends of its ports.
+class Machine {
+  std::optional<UidSlot> slot_; // first: given back only after the process is gone
+
+public:
+  /// Starts it; the working directory is the run folder. Errors: `sandbox.spawn`,
+  /// `sandbox.machine`, `sandbox.disk`.
+  Machine(const Start& start, const UniqueFd& kernel, const UniqueFd& initramfs, MappedDisk disk, bool network);
+
+  UniqueFd control;
+  UniqueFd log;
+  UniqueFd output;
+  JailedProcess process;
+
+  /// The end of what the emulator said on its standard error, for messages.
+  [[nodiscard]] static std::string last_words();
+};
+
+} // namespace nixbuild::sandbox::runner

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <nixbuild/aio/task.hpp>
+#include <nixbuild/base/bytes.hpp>
+#include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/sandbox/runner_protocol.hpp>
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+
+#include <optional>
+#include <span>
+#include <string>
+
+namespace nixbuild::sandbox {
+
+/// The daemon's end of the socket to a runner. One reader and one writer at a time, one strand.
+class RunnerLink {
+public:
+  RunnerLink(boost::asio::any_io_executor executor, UniqueFd socket);
+
+  /// Sends a message, with descriptors beside it (at most 253). Errors: `sandbox.lost`.
+  aio::Task<void> send(runner::Message message, std::span<const int> descriptors = {});
+  /// The next message. Errors: `sandbox.lost` (the runner is gone), `sandbox.cancelled`,
+  /// `sandbox.runner-protocol`.
+  aio::Task<runner::Message> receive();
+  /// Sends a short message if it fits now.
+  void send_now(const runner::Message& message) noexcept;
+  /// Pending and later calls end with `sandbox.cancelled`.
+  void cancel() noexcept;
+  [[nodiscard]] bool cancelled() const noexcept { return cancelled_; }
+
+private:
+  [[noreturn]] void fail(const char* what, int error) const;
+
+  boost::asio::local::stream_protocol::socket socket_;
+  runner::Decoder decoder_;
+  Bytes buffer_;
+  bool cancelled_ = false;
+};
+
+} // namespace nixbuild::sandbox

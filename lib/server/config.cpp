@@ -1,0 +1,210 @@
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/server/config.hpp>
+
+#include <fmt/format.h>
+#include <toml++/toml.h>
+
+#include <fstream>
+#include <functional>
+#include <limits>
+#include <map>
+#include <sstream>
+
+namespace nixbuild::server {
+
+namespace {
+
+/// Takes one value over, or throws `config.value` through `Reader`.
+using Setter = std::function<void(Config&, const toml::node&)>;
+
+[[noreturn]] void
+reject(std::string_view code, const std::string& file, unsigned line, std::string message) {
+  throw Error(Reaction::Reject, code, fmt::format("{}:{}: {}", file, line, message));
+}
+
+class WrongValue {
+public:
+  explicit WrongValue(std::string wanted) : wanted_(std::move(wanted)) {}
+
+  [[nodiscard]] const std::string& wanted() const noexcept { return wanted_; }
+
+private:
+  std::string wanted_;
+};
+
+std::uint64_t whole(const toml::node& node, std::uint64_t least, std::uint64_t most) {
+  const auto value = node.value_exact<std::int64_t>();
+  if (!value || *value < 0 || static_cast<std::uint64_t>(*value) < least ||
+      static_cast<std::uint64_t>(*value) > most) {
+    throw WrongValue(fmt::format("a whole number from {} to {}", least, most));
+  }
+  return static_cast<std::uint64_t>(*value);
+}
+
+std::string text(const toml::node& node) {
+  const auto value = node.value_exact<std::string>();
+  if (!value) {
+    throw WrongValue("a text");
+  }
+  return *value;
+}
+
+std::string one_of(const toml::node& node, const std::set<std::string>& allowed) {
+  auto value = text(node);
+  if (!allowed.contains(value)) {
+    std::string list;
+    for (const auto& word : allowed) {
+      list += list.empty() ? word : ", " + word;
+    }
+    throw WrongValue("one of " + list);
+  }
+  return value;
+}
+
+bool truth(const toml::node& node) {
+  const auto value = node.value_exact<bool>();
+  if (!value) {
+    throw WrongValue("true or false");
+  }
+  return *value;
+}
+
+std::set<std::string> texts(const toml::node& node) {
+  const auto* list = node.as_array();
+  if (list == nullptr) {
+    throw WrongValue("a list of texts");
+  }
+  std::set<std::string> result;
+  for (const auto& element : *list) {
+    result.insert(text(element));
+  }
+  return result;
+}
+
+constexpr std::uint64_t kMostMib = 1ULL << 30;
+
+const std::map<std::string, std::map<std::string, Setter>>& keys() {
+  using C = Config;
+  using N = toml::node;
+  static const std::map<std::string, std::map<std::string, Setter>> table = {
+      {"builds",
+       {{"cpus",
+         [](C& c, const N& n) {
+           c.cpus = static_cast<unsigned>(whole(n, 1, 4096));
+         }},
+        {"memory-mib",
+         [](C& c, const N& n) {
+           c.memory_bytes = whole(n, 256, kMostMib) * kMiB;
+         }},
+        {"build-cpus",
+         [](C& c, const N& n) {
+           c.build_cpus = static_cast<unsigned>(whole(n, 1, 255));
+         }},
+        {"build-memory-mib",
+         [](C& c, const N& n) {
+           c.build_memory_bytes = whole(n, 256, kMostMib) * kMiB;
+         }},
+        {"max-log-mib",
+         [](C& c, const N& n) {
+           c.max_log_bytes = whole(n, 1, kMostMib) * kMiB;
+         }},
+        {"max-output-mib",
+         [](C& c, const N& n) {
+           c.max_output_bytes = whole(n, 1, kMostMib) * kMiB;
+         }},
+        {"platforms",
+         [](C& c, const N& n) {
+           c.platforms = texts(n);
+         }},
+        {"features",
+         [](C& c, const N& n) {
+           c.features = texts(n);
+         }}}},
+      {"sandbox",
+       {{"accelerator",
+         [](C& c, const N& n) {
+           c.accelerator = one_of(n, {"auto", "kvm", "tcg"});
+         }},
+        {"allow-emulation",
+         [](C& c, const N& n) {
+           c.allow_emulation = truth(n);
+         }},
+        {"kernel-image",
+         [](C& c, const N& n) {
+           c.kernel_image = text(n);
+         }},
+        {"kernel-modules",
+         [](C& c, const N& n) {
+           c.kernel_modules = text(n);
+         }},
+        {"shell",
+         [](C& c, const N& n) {
+           c.shell = text(n);
+         }}}},
+      {"daemon",
+       {{"idle-exit-seconds",
+         [](C& c, const N& n) {
+           c.idle_exit = std::chrono::seconds(whole(n, 1, 365ULL * 86400));
+         }}}},
+      {"store",
+       {{"dir",
+         [](C& c, const N& n) {
+           c.store_dir = text(n);
+         }}}},
+  };
+  return table;
+}
+
+} // namespace
+
+Config parse_config(std::string_view source, const std::string& file_name) {
+  Config config;
+  try {
+    const toml::table root = toml::parse(source, file_name);
+    for (const auto& [section, node] : root) {
+      const auto known = keys().find(std::string(section.str()));
+      const auto* entries = node.as_table();
+      if (known == keys().end() || entries == nullptr) {
+        reject("config.unknown-key",
+               file_name,
+               node.source().begin.line,
+               fmt::format("there is no section '{}'", section.str()));
+      }
+      for (const auto& [key, value] : *entries) {
+        const auto setter = known->second.find(std::string(key.str()));
+        if (setter == known->second.end()) {
+          reject("config.unknown-key",
+                 file_name,
+                 value.source().begin.line,
+                 fmt::format("section '{}' has no key '{}'", section.str(), key.str()));
+        }
+        try {
+          setter->second(config, value);
+        } catch (const WrongValue& wrong) {
+          reject("config.value",
+                 file_name,
+                 value.source().begin.line,
+                 fmt::format("'{}' must be {}", key.str(), wrong.wanted()));
+        }
+      }
+    }
+  } catch (const toml::parse_error& error) {
+    reject("config.syntax", file_name, error.source().begin.line, std::string(error.description()));
+  }
+  return config;
+}
+
+Config load_config(const std::string& file_name) {
+  if (file_name.empty()) {
+    return {};
+  }
+  std::ifstream file(file_name, std::ios::binary);
+  if (!file) {
+    throw_system_error("config.file", "reading the configuration " + file_name);
+  }
+  std::ostringstream contents;
+  contents << file.rdbuf();
+  return parse_config(contents.str(), file_name);
+}
+
+} // namespace nixbuild::server

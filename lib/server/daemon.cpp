@@ -1,0 +1,341 @@
+#include <nixbuild/aio/task_group.hpp>
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/build/shared_builds.hpp>
+#include <nixbuild/server/admin.hpp>
+#include <nixbuild/server/daemon.hpp>
+#include <nixbuild/server/handoff.hpp>
+#include <nixbuild/server/serve_session.hpp>
+#include <nixbuild/store/files.hpp>
+#include <nixbuild/store/sqlite.hpp>
+
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/signal_set.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <csignal>
+#include <fstream>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace nixbuild::server {
+
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::size_t kBlockingThreads = 8;
+constexpr int kHandoffSeconds = 10;
+constexpr auto kStopPatience = std::chrono::seconds(10);
+
+class SystemClock final : public Clock {
+public:
+  [[nodiscard]] WallTime wall() const override {
+    return std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
+  }
+
+  [[nodiscard]] MonotonicTime monotonic() const override {
+    return std::chrono::steady_clock::now();
+  }
+};
+
+/// The key that signs what is built here; made at the first start.
+model::SigningKey load_signing_key(const std::string& state_dir) {
+  const auto file_name = state_dir + "/signing-key.secret";
+  if (std::ifstream file(file_name); file) {
+    std::string text;
+    std::getline(file, text);
+    return model::SigningKey::parse(text);
+  }
+  std::array<char, 64> host{};
+  ::gethostname(host.data(), host.size() - 1);
+  auto key = model::SigningKey::generate(fmt::format("{}-nixbuild-1", host.data()));
+  const auto write = [](const std::string& name, mode_t mode, const std::string& text) {
+    const UniqueFd file(system_call("daemon.key", "writing " + name, [&] {
+      return ::open(name.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, mode);
+    }));
+    system_call("daemon.key", "writing " + name, [&] {
+      return ::write(file.get(), text.data(), text.size());
+    });
+  };
+  write(state_dir + "/signing-key.public", 0644, key.public_text() + "\n");
+  write(file_name, 0600, key.secret_text() + "\n");
+  return key;
+}
+
+UniqueFd lock_state_dir(const std::string& state_dir) {
+  if (::mkdir(state_dir.c_str(), 0700) != 0 && errno != EEXIST) {
+    throw_system_error("daemon.state-dir", "making the state directory " + state_dir);
+  }
+  const auto name = state_dir + "/daemon.lock";
+  UniqueFd lock(system_call("daemon.state-dir", "opening " + name, [&] {
+    return ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  }));
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+    throw Error(
+        Reaction::Busy, "daemon.running", "another daemon serves " + state_dir + " already");
+  }
+  return lock;
+}
+
+std::uint64_t machine_memory() {
+  return static_cast<std::uint64_t>(::sysconf(_SC_PHYS_PAGES)) *
+         static_cast<std::uint64_t>(::sysconf(_SC_PAGE_SIZE));
+}
+
+/// Every build and every dump holds descriptors; the soft limit of 1,024 is soon reached.
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+  }
+}
+
+scheduler::LocalEngineSettings engine_settings(const Config& config, const MachineShare& share) {
+  scheduler::LocalEngineSettings settings;
+  settings.capacity = scheduler::Capacity{share.cpus, share.memory_bytes};
+  settings.platforms = config.platforms;
+  if (settings.platforms.empty()) {
+    settings.platforms = {"x86_64-linux", "i686-linux"};
+  }
+  settings.features = config.features;
+  return settings;
+}
+
+build::BuilderSettings builder_settings(const Config& config, const MachineShare& share) {
+  build::BuilderSettings settings;
+  settings.cpus = share.build_cpus;
+  settings.memory_bytes = share.build_memory_bytes;
+  settings.max_log_bytes = config.max_log_bytes;
+  settings.max_output_bytes = config.max_output_bytes;
+  settings.build_cores = share.build_cpus;
+  return settings;
+}
+
+} // namespace
+
+MachineShare
+share_of(const Config& config, unsigned machine_cpus, std::uint64_t machine_memory_bytes) {
+  MachineShare share;
+  share.cpus = config.cpus != 0 ? config.cpus : std::max(1U, machine_cpus);
+  share.memory_bytes =
+      config.memory_bytes != 0 ? config.memory_bytes : machine_memory_bytes / 4 * 3;
+  share.build_cpus =
+      config.build_cpus != 0 ? config.build_cpus : std::clamp(share.cpus / 2, 1U, 4U);
+  share.build_cpus = std::min(share.build_cpus, share.cpus);
+  const std::uint64_t builds_at_once = std::max(1U, share.cpus / share.build_cpus);
+  share.build_memory_bytes =
+      config.build_memory_bytes != 0
+          ? config.build_memory_bytes
+          : std::clamp<std::uint64_t>(share.memory_bytes / builds_at_once, kGiB, 4 * kGiB);
+  share.build_memory_bytes = std::min(share.build_memory_bytes, share.memory_bytes) / kMiB * kMiB;
+  return share;
+}
+
+struct Daemon::State {
+  DaemonSettings settings;
+  Log& log;
+  UniqueFd lock;
+  MachineShare share;
+  asio::io_context io;
+  aio::BlockingPool pool{kBlockingThreads};
+  SystemClock clock;
+  model::SigningKey signing_key;
+  std::unique_ptr<store::MetadataDb> db;
+  std::unique_ptr<store::SegmentStore> segments;
+  std::unique_ptr<store::LogStore> logs;
+  store::Store store;
+  std::unique_ptr<sandbox::Executor> executor;
+  build::LeaseDesk leases;
+  build::Builder builder;
+  aio::TaskGroup build_tasks;
+  aio::TaskGroup session_tasks;
+  build::SharedBuilds builds;
+  SessionParts parts;
+  asio::local::stream_protocol::acceptor acceptor;
+  asio::steady_timer idle_timer;
+  MonotonicTime last_work;
+  bool stopping = false;
+  int exit_status = 0;
+
+  State(DaemonSettings given, const ExecutorFactory& make_executor, Log& l)
+      : settings(std::move(given)), log(l), lock(lock_state_dir(settings.state_dir)),
+        share(share_of(settings.config, std::thread::hardware_concurrency(), machine_memory())),
+        signing_key(load_signing_key(settings.state_dir)),
+        db(store::open_sqlite_metadata(settings.state_dir + "/metadata.sqlite")),
+        segments(store::open_file_segments(settings.state_dir + "/store")),
+        logs(store::open_file_logs(settings.state_dir + "/logs")),
+        store(*db, *segments, clock, model::StoreDir(settings.config.store_dir)),
+        executor(make_executor(io.get_executor())),
+        leases(std::make_unique<scheduler::LocalEngine>(engine_settings(settings.config, share))),
+        builder({store, *logs, *executor, leases, pool, clock, log, &signing_key},
+                builder_settings(settings.config, share)),
+        build_tasks(io.get_executor(), log), session_tasks(io.get_executor(), log),
+        builds(builder, build_tasks), parts{store, *logs, builds, pool, log}, acceptor(io),
+        idle_timer(io), last_work(clock.monotonic()) {
+    db->ensure_account("default");
+    auto listener =
+        settings.listener ? std::move(settings.listener) : listen_for_handoffs(settings.state_dir);
+    acceptor.assign(asio::local::stream_protocol(), listener.release());
+  }
+
+  aio::Task<void> accept_sessions();
+  aio::Task<void> serve(std::shared_ptr<UniqueFd> peer);
+  aio::Task<int> run_session(ReceivedHandoff received);
+  aio::Task<void> watch_idle();
+  aio::Task<void> shut_down();
+};
+
+aio::Task<void> Daemon::State::accept_sessions() {
+  while (!stopping) {
+    auto socket = co_await acceptor.async_accept(asio::use_awaitable);
+    auto peer = std::make_shared<UniqueFd>(socket.release());
+    // Back to blocking: the hand-over itself is read on the blocking pool.
+    const int flags = ::fcntl(peer->get(), F_GETFL);
+    ::fcntl(peer->get(), F_SETFL, flags & ~O_NONBLOCK);
+    ::fcntl(peer->get(), F_SETFD, FD_CLOEXEC);
+    last_work = clock.monotonic();
+    session_tasks.spawn("session", serve(std::move(peer)));
+  }
+}
+
+aio::Task<void> Daemon::State::serve(std::shared_ptr<UniqueFd> peer) {
+  auto receive = [peer] {
+    return receive_handoff(*peer, kHandoffSeconds);
+  };
+  auto received = co_await pool.run(std::move(receive));
+  send_acceptance(*peer);
+  int status = 70;
+  std::exception_ptr failure;
+  try {
+    status = co_await run_session(std::move(received));
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  send_exit_status(*peer, status);
+  if (failure) {
+    std::rethrow_exception(failure);
+  }
+}
+
+aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
+  const auto executor_here = co_await asio::this_coro::executor;
+  auto in = std::make_shared<aio::ByteStream>(executor_here, std::move(received.descriptors[0]));
+  auto out = std::make_shared<aio::ByteStream>(executor_here, std::move(received.descriptors[1]));
+  auto err = std::make_shared<aio::ByteStream>(executor_here, std::move(received.descriptors[2]));
+  auto& handoff = received.handoff;
+  if (handoff.kind == HandoffKind::Admin) {
+    co_return co_await run_admin_command(parts, std::move(handoff), in, out, err);
+  }
+  auto find = [this, &handoff] {
+    return db->find_account(handoff.account);
+  };
+  const std::optional<store::AccountId> account = co_await pool.run(std::move(find));
+  std::string refusal;
+  if (!account) {
+    refusal = fmt::format("error: there is no account '{}'; `nixbuild account add {}` makes it\n",
+                          handoff.account,
+                          handoff.account);
+  } else if (handoff.kind == HandoffKind::Worker) {
+    refusal = "error: the worker protocol (ssh-ng://) is not offered yet; use ssh://\n";
+  }
+  if (!refusal.empty()) {
+    co_await err->write_all(bytes_of(refusal), std::chrono::seconds(2));
+    co_return 3;
+  }
+  SessionLimits limits;
+  co_return co_await run_serve_session(parts, limits, *account, handoff.write, in, out, err);
+}
+
+aio::Task<void> Daemon::State::watch_idle() {
+  while (!stopping) {
+    idle_timer.expires_after(std::chrono::seconds(1));
+    co_await idle_timer.async_wait(asio::use_awaitable);
+    if (session_tasks.running() > 0 || build_tasks.running() > 0) {
+      last_work = clock.monotonic();
+    } else if (settings.autostarted && clock.monotonic() - last_work >= settings.config.idle_exit) {
+      log.info("nothing to do: ending");
+      co_await shut_down();
+      co_return;
+    }
+  }
+}
+
+aio::Task<void> Daemon::State::shut_down() {
+  if (std::exchange(stopping, true)) {
+    co_return;
+  }
+  boost::system::error_code ignored;
+  acceptor.close(ignored);
+  session_tasks.cancel();
+  build_tasks.cancel();
+  asio::steady_timer timer(io);
+  const auto deadline = clock.monotonic() + kStopPatience;
+  while (session_tasks.running() + build_tasks.running() > 0 && clock.monotonic() < deadline) {
+    timer.expires_after(std::chrono::milliseconds(20));
+    co_await timer.async_wait(asio::use_awaitable);
+  }
+  io.stop();
+}
+
+Daemon::Daemon(DaemonSettings settings, ExecutorFactory make_executor, Log& log) {
+  ::signal(SIGPIPE, SIG_IGN);
+  raise_descriptor_limit();
+  state_ = std::make_unique<State>(std::move(settings), make_executor, log);
+}
+
+Daemon::~Daemon() = default;
+
+int Daemon::run() {
+  auto& state = *state_;
+  // Work of the daemon itself, which ends with it: not a session and not a build.
+  aio::TaskGroup own(state.io.get_executor(), state.log);
+  const auto strand = asio::any_io_executor(state.io.get_executor());
+  own.spawn("accepting sessions", state.accept_sessions());
+  own.spawn("watching for idleness", state.watch_idle());
+  asio::signal_set signals(state.io, SIGTERM, SIGINT);
+  signals.async_wait([&](boost::system::error_code error, int number) {
+    if (!error) {
+      state.log.info(fmt::format("signal {}: ending", number));
+      own.spawn("ending", state.shut_down());
+    }
+  });
+  if (state.settings.ready) {
+    const char byte = '\n';
+    [[maybe_unused]] const auto ignored = ::write(state.settings.ready.get(), &byte, 1);
+    state.settings.ready.reset();
+  }
+  state.log.info(fmt::format("serving {} with {} cpus and {} MiB for builds",
+                             state.settings.state_dir,
+                             state.share.cpus,
+                             state.share.memory_bytes >> 20));
+  const unsigned threads = state.settings.threads != 0
+                               ? state.settings.threads
+                               : std::max(2U, std::thread::hardware_concurrency());
+  std::vector<std::jthread> others;
+  for (unsigned i = 1; i < threads; ++i) {
+    others.emplace_back([&state] { state.io.run(); });
+  }
+  state.io.run();
+  others.clear();
+  state.pool.join();
+  return state.exit_status;
+}
+
+void Daemon::stop() {
+  asio::post(state_->io, [this] { state_->build_tasks.spawn("ending", state_->shut_down()); });
+}
+
+} // namespace nixbuild::server

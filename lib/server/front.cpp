@@ -1,0 +1,190 @@
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/server/handoff.hpp>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <filesystem>
+#include <vector>
+
+namespace nixbuild::server {
+
+namespace fs = std::filesystem;
+
+std::string find_state_dir(const std::string& given) {
+  const auto variable = [](const char* name) {
+    const char* value = ::getenv(name);
+    return std::string(value != nullptr ? value : "");
+  };
+  if (!given.empty()) {
+    return given;
+  }
+  if (auto set = variable("NIXBUILD_STATE_DIR"); !set.empty()) {
+    return set;
+  }
+  constexpr uid_t first_person = 1000;
+  if (::getuid() < first_person) {
+    return "/var/lib/nixbuild";
+  }
+  if (auto base = variable("XDG_STATE_HOME"); !base.empty()) {
+    return base + "/nixbuild";
+  }
+  if (auto home = variable("HOME"); !home.empty()) {
+    return home + "/.local/state/nixbuild";
+  }
+  throw Error(Reaction::NotFound,
+              "state-dir.unknown",
+              "no state directory: give --state-dir or set NIXBUILD_STATE_DIR");
+}
+
+std::string find_program(const std::string& name) {
+  const fs::path self = fs::read_symlink("/proc/self/exe").parent_path();
+  const std::vector<fs::path> places = {
+      self / name,
+      self.parent_path() / "libexec" / "nixbuild" / name,
+      self.parent_path() / name / name,
+      self.parent_path().parent_path() / "bin" / name,
+  };
+  std::vector<std::string> looked;
+  for (const auto& place : places) {
+    if (fs::is_regular_file(place)) {
+      return place.string();
+    }
+    looked.push_back(place.string());
+  }
+  throw Error(
+      Reaction::NotFound,
+      "program.missing",
+      fmt::format("the program {} is not installed; looked for {}", name, fmt::join(looked, ", ")));
+}
+
+namespace {
+
+void make_state_dir(const std::string& state_dir) {
+  std::error_code error;
+  fs::create_directories(fs::path(state_dir).parent_path(), error);
+  if (::mkdir(state_dir.c_str(), 0700) != 0 && errno != EEXIST) {
+    throw_system_error("daemon.start", "making the state directory " + state_dir);
+  }
+}
+
+/// The daemon as a process of its own: own session, no descriptors of the caller.
+void start_daemon(const std::string& state_dir, const std::string& config_file) {
+  const auto program = find_program("nixbuildd");
+  const auto log_file = state_dir + "/daemon.log";
+  const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  const UniqueFd log(::open(log_file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+  if (!null || !log) {
+    throw_system_error("daemon.start", "opening " + log_file);
+  }
+  int ends[2] = {-1, -1};
+  system_call("daemon.start", "making a pipe", [&] { return ::pipe2(ends, O_CLOEXEC); });
+  const UniqueFd ready(ends[0]);
+  UniqueFd told(ends[1]);
+
+  std::vector<std::string> words = {
+      program, "--state-dir", state_dir, "--autostarted", "--ready-fd", "3"};
+  if (!config_file.empty()) {
+    words.insert(words.end(), {"--config", config_file});
+  }
+  std::vector<char*> argv;
+  for (auto& word : words) {
+    argv.push_back(word.data());
+  }
+  argv.push_back(nullptr);
+  const pid_t child = system_call("daemon.start", "starting the daemon", [] { return ::fork(); });
+  if (child == 0) {
+    // Twice, so that the daemon is nobody's child and no zombie is left with the front.
+    ::setsid();
+    if (::fork() != 0) {
+      ::_exit(0);
+    }
+    ::dup2(null.get(), 0);
+    ::dup2(log.get(), 1);
+    ::dup2(log.get(), 2);
+    if (told.get() == 3) {
+      ::fcntl(3, F_SETFD, 0);
+    } else {
+      ::dup2(told.get(), 3);
+    }
+    ::execv(program.c_str(), argv.data());
+    ::_exit(127);
+  }
+  told.reset();
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  char byte = 0;
+  const auto count = system_call(
+      "daemon.start", "waiting for the daemon", [&] { return ::read(ready.get(), &byte, 1); });
+  if (count != 1) {
+    throw Error(Reaction::Internal,
+                "daemon.start",
+                fmt::format("the daemon could not start; {} says why", log_file));
+  }
+}
+
+} // namespace
+
+UniqueFd
+reach_daemon(const std::string& state_dir, const std::string& config_file, bool autostart) {
+  if (auto socket = connect_to_daemon(state_dir)) {
+    return std::move(*socket);
+  }
+  if (!autostart) {
+    throw Error(
+        Reaction::NotFound,
+        "daemon.not-running",
+        fmt::format("no daemon runs for {}; start nixbuildd --state-dir {}", state_dir, state_dir));
+  }
+  make_state_dir(state_dir);
+  const auto lock_file = state_dir + "/start.lock";
+  const UniqueFd lock(::open(lock_file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  if (!lock) {
+    throw_system_error("daemon.start", "opening " + lock_file);
+  }
+  system_call("daemon.start", "locking " + lock_file, [&] { return ::flock(lock.get(), LOCK_EX); });
+  if (auto socket = connect_to_daemon(state_dir)) {
+    return std::move(*socket);
+  }
+  start_daemon(state_dir, config_file);
+  if (auto socket = connect_to_daemon(state_dir)) {
+    return std::move(*socket);
+  }
+  throw Error(Reaction::Internal,
+              "daemon.start",
+              fmt::format("the daemon ended again; {}/daemon.log says why", state_dir));
+}
+
+int run_through_daemon(const std::string& state_dir,
+                       const std::string& config_file,
+                       bool autostart,
+                       const Handoff& handoff) {
+  // A daemon that is just ending may close the connection unread: the next one gets it.
+  constexpr int attempts = 3;
+  for (int attempt = 0; attempt < attempts; ++attempt) {
+    const auto daemon = reach_daemon(state_dir, config_file, autostart);
+    try {
+      send_handoff(daemon, handoff);
+    } catch (const Error& error) {
+      if (error.reaction() != Reaction::Disconnected) {
+        throw;
+      }
+      continue;
+    }
+    if (wait_for_acceptance(daemon)) {
+      return wait_for_exit_status(daemon);
+    }
+  }
+  throw Error(Reaction::Internal,
+              "daemon.lost",
+              fmt::format("the daemon of {} ended before it took the session", state_dir));
+}
+
+} // namespace nixbuild::server

@@ -1,0 +1,253 @@
+#include "serve_state.hpp"
+
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/protocol/export_stream.hpp>
+#include <nixbuild/server/serve_session.hpp>
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+#include <variant>
+
+namespace nixbuild::server {
+
+namespace serve = protocol::serve;
+
+namespace {
+
+constexpr std::size_t kReadBuffer = 256 * kKiB;
+constexpr std::size_t kInfosAtOnce = 2000;
+constexpr std::size_t kGather = 128 * kKiB;
+/// Shorter ranges of stored contents are copied into the gathered reply; longer ones go by
+/// sendfile.
+constexpr std::uint64_t kCopyBelow = 32 * kKiB;
+
+} // namespace
+
+ServeState::ServeState(const SessionParts& parts,
+                       SessionLimits limits,
+                       store::AccountId account,
+                       bool write_allowed,
+                       std::shared_ptr<aio::ByteStream> in,
+                       std::shared_ptr<aio::ByteStream> out,
+                       std::shared_ptr<aio::ByteStream> err)
+    : parts_(parts), limits_(limits), account_(account), write_allowed_(write_allowed),
+      in_(std::move(in)), out_(std::move(out)), err_(std::move(err)),
+      reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account)),
+      buffer_(kReadBuffer) {}
+
+aio::Task<bool> ServeState::fill(std::chrono::milliseconds patience) {
+  const std::size_t count = co_await in_->read_some(buffer_, patience);
+  if (count > 0) {
+    reader_.feed(ByteView(buffer_).first(count));
+  }
+  co_return count > 0;
+}
+
+aio::Task<void> ServeState::reply() {
+  co_await out_->write_all(bytes_of(reply_), limits_.stalled);
+  reply_.clear();
+}
+
+aio::Task<bool> ServeState::greet() {
+  while (!reader_.magic_received()) {
+    if (!co_await fill(limits_.stalled)) {
+      co_return false;
+    }
+  }
+  // Before the client's version has come: older clients wait for ours.
+  serve::write_hello(reply_);
+  co_await reply();
+  for (;;) {
+    if (const auto version = reader_.version()) {
+      version_ = *version;
+      co_return true;
+    }
+    if (!co_await fill(limits_.stalled)) {
+      co_return false;
+    }
+  }
+}
+
+aio::Task<void> ServeState::converse() {
+  if (!co_await greet()) {
+    if (!reader_.at_boundary()) {
+      throw Error(Reaction::Disconnected, "serve.truncated", "the client left during its hello");
+    }
+    co_return;
+  }
+  for (;;) {
+    std::optional<serve::Request> request = reader_.next();
+    if (request) {
+      co_await answer(std::move(*request));
+      continue;
+    }
+    const bool between = reader_.at_boundary();
+    if (!co_await fill(between ? limits_.idle : limits_.stalled)) {
+      if (!between) {
+        throw Error(Reaction::Disconnected, "serve.truncated", "the client left inside a request");
+      }
+      co_return;
+    }
+  }
+}
+
+aio::Task<void> ServeState::answer(serve::Request request) {
+  if (serve::needs_write(request) && !write_allowed_) {
+    throw Error(Reaction::Denied,
+                "serve.read-only",
+                fmt::format("{} is refused: this session may not write", serve::name_of(request)));
+  }
+  if (auto* valid = std::get_if<serve::QueryValidPaths>(&request)) {
+    co_await query_valid_paths(std::move(*valid));
+  } else if (auto* infos = std::get_if<serve::QueryPathInfos>(&request)) {
+    co_await query_path_infos(std::move(*infos));
+  } else if (auto* dumped = std::get_if<serve::DumpStorePath>(&request)) {
+    co_await dump(std::move(dumped->path));
+  } else if (std::holds_alternative<serve::ImportPaths>(request)) {
+    co_await import_paths();
+  } else if (auto* exported = std::get_if<serve::ExportPaths>(&request)) {
+    co_await export_paths(std::move(*exported));
+  } else if (auto* paths = std::get_if<serve::BuildPaths>(&request)) {
+    co_await build_paths(std::move(*paths));
+  } else if (auto* closure = std::get_if<serve::QueryClosure>(&request)) {
+    co_await query_closure(std::move(*closure));
+  } else if (auto* build = std::get_if<serve::BuildDerivation>(&request)) {
+    co_await build_derivation(std::move(*build));
+  } else if (auto* added = std::get_if<serve::AddToStoreNar>(&request)) {
+    co_await add_to_store_nar(std::move(*added));
+  }
+}
+
+aio::Task<void> ServeState::query_valid_paths(serve::QueryValidPaths request) {
+  // Leased before they are looked up, so that nothing told to be valid can vanish between.
+  lease_.add(request.paths);
+  auto work = [this, &request] {
+    const auto valid = parts_.store.db().valid_paths(account_, request.paths);
+    serve::write_paths(reply_, parts_.store.dir(), valid);
+  };
+  co_await parts_.pool.run(std::move(work));
+  co_await reply();
+}
+
+aio::Task<void> ServeState::query_path_infos(serve::QueryPathInfos request) {
+  lease_.add(request.paths);
+  for (std::size_t begin = 0; begin < request.paths.size(); begin += kInfosAtOnce) {
+    const std::size_t count = std::min(kInfosAtOnce, request.paths.size() - begin);
+    auto work = [this, &request, begin, count] {
+      auto visit = [this](const model::PathInfo& info) {
+        serve::write_path_info(
+            reply_, parts_.store.dir(), version_, serve::PathInfoReply{info, info.nar_size});
+      };
+      const auto some = std::span<const model::StorePath>(request.paths).subspan(begin, count);
+      parts_.store.db().path_infos(account_, some, visit);
+    };
+    co_await parts_.pool.run(std::move(work));
+    if (reply_.size() >= kGather) {
+      co_await reply();
+    }
+  }
+  serve::write_end_of_infos(reply_);
+  co_await reply();
+}
+
+aio::Task<void> ServeState::query_closure(serve::QueryClosure request) {
+  auto work = [this, &request] {
+    const auto closure = parts_.store.db().closure(account_, request.paths);
+    lease_.add(closure);
+    serve::write_paths(reply_, parts_.store.dir(), closure);
+  };
+  co_await parts_.pool.run(std::move(work));
+  co_await reply();
+}
+
+aio::Task<void> ServeState::send_nar(store::Export& source) {
+  while (std::optional<segment::NarPiece> piece = source.next()) {
+    if (const auto* literal = std::get_if<segment::LiteralPiece>(&*piece)) {
+      reply_.append(text_of(literal->bytes));
+    } else {
+      const auto range = std::get<segment::DataPiece>(*piece);
+      if (range.length < kCopyBelow) {
+        const std::size_t old = reply_.size();
+        reply_.resize(old + static_cast<std::size_t>(range.length));
+        const auto count = system_call("store.read", "reading stored contents", [&] {
+          return ::pread(source.data_fd(),
+                         reply_.data() + old,
+                         static_cast<std::size_t>(range.length),
+                         static_cast<off_t>(range.offset));
+        });
+        if (static_cast<std::uint64_t>(count) != range.length) {
+          throw Error(Reaction::Corrupt, "store.short-data", "stored contents end too early");
+        }
+      } else {
+        co_await reply();
+        co_await out_->send_file(source.data_fd(), range.offset, range.length, limits_.stalled);
+      }
+    }
+    if (reply_.size() >= kGather) {
+      co_await reply();
+    }
+  }
+}
+
+aio::Task<void> ServeState::dump(model::StorePath path) {
+  lease_.add(path);
+  auto work = [this, &path] {
+    return parts_.store.open_export(account_, path);
+  };
+  auto source = co_await parts_.pool.run(std::move(work));
+  co_await send_nar(source);
+  co_await reply();
+}
+
+aio::Task<void> ServeState::export_paths(serve::ExportPaths request) {
+  for (const auto& path : request.paths) {
+    lease_.add(path);
+    auto work = [this, &path] {
+      return parts_.store.open_export(account_, path);
+    };
+    auto source = co_await parts_.pool.run(std::move(work));
+    protocol::write_export_nar_marker(reply_);
+    co_await send_nar(source);
+    protocol::ExportTrailer trailer{path, source.info().references, source.info().deriver};
+    protocol::write_export_trailer(reply_, parts_.store.dir(), trailer);
+    co_await reply();
+  }
+  protocol::write_export_end(reply_);
+  co_await reply();
+}
+
+aio::Task<void> ServeState::complain(std::string message) {
+  const std::string line = "error: " + message + "\n";
+  try {
+    co_await err_->write_all(bytes_of(line), std::chrono::seconds(2));
+  } catch (const Error&) {
+    // The client is gone or deaf: there is nobody left to tell.
+  }
+}
+
+aio::Task<int> run_serve_session(const SessionParts& parts,
+                                 SessionLimits limits,
+                                 store::AccountId account,
+                                 bool write_allowed,
+                                 std::shared_ptr<aio::ByteStream> in,
+                                 std::shared_ptr<aio::ByteStream> out,
+                                 std::shared_ptr<aio::ByteStream> err) {
+  ServeState state(
+      parts, limits, account, write_allowed, std::move(in), std::move(out), std::move(err));
+  std::string failure;
+  try {
+    co_await state.converse();
+    co_return 0;
+  } catch (const std::exception& error) {
+    failure = error.what();
+  }
+  parts.log.info(failure);
+  co_await state.complain(std::move(failure));
+  co_return 1;
+}
+
+} // namespace nixbuild::server

@@ -1,0 +1,270 @@
+#include "metadata_rules.hpp"
+
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/store/memory.hpp>
+
+#include <algorithm>
+#include <map>
+#include <mutex>
+#include <utility>
+
+namespace nixbuild::store {
+
+namespace {
+
+using Infos = std::map<model::StorePath, model::PathInfo>;
+
+/// The first path of that hash part, or the end.
+Infos::const_iterator find_hash_part(const Infos& infos, std::string_view hash_part) {
+  const auto found = std::find_if(infos.begin(), infos.end(), [&](const auto& entry) {
+    return entry.first.hash_part() == hash_part;
+  });
+  return found;
+}
+
+class MemoryMetadata final : public MetadataDb {
+public:
+  AccountId ensure_account(std::string_view name) override {
+    check_account_name(name);
+    const std::lock_guard lock(mutex_);
+    const auto found = accounts_.find(name);
+    if (found != accounts_.end()) {
+      return found->second;
+    }
+    const AccountId id{++last_account_};
+    accounts_.emplace(name, id);
+    paths_.try_emplace(id);
+    return id;
+  }
+
+  std::optional<AccountId> find_account(std::string_view name) override {
+    const std::lock_guard lock(mutex_);
+    const auto found = accounts_.find(name);
+    return found == accounts_.end() ? std::nullopt : std::optional(found->second);
+  }
+
+  std::vector<Account> accounts() override {
+    const std::lock_guard lock(mutex_);
+    std::vector<Account> result;
+    for (const auto& [name, id] : accounts_) {
+      result.push_back({id, name});
+    }
+    return result;
+  }
+
+  void remove_account(AccountId account) override {
+    const std::lock_guard lock(mutex_);
+    if (paths_.erase(account) == 0) {
+      throw_unknown_account(account);
+    }
+    std::erase_if(accounts_, [&](const auto& entry) { return entry.second == account; });
+    std::erase_if(builds_, [&](const auto& entry) { return entry.second.account == account; });
+  }
+
+  model::StorePaths valid_paths(AccountId account,
+                                std::span<const model::StorePath> paths) override {
+    const std::lock_guard lock(mutex_);
+    const auto& infos = infos_of(account);
+    model::StorePaths result;
+    std::copy_if(paths.begin(), paths.end(), std::back_inserter(result), [&](const auto& path) {
+      return infos.contains(path);
+    });
+    return result;
+  }
+
+  std::optional<model::PathInfo> path_info(AccountId account,
+                                           const model::StorePath& path) override {
+    const std::lock_guard lock(mutex_);
+    const auto& infos = infos_of(account);
+    const auto found = infos.find(path);
+    return found == infos.end() ? std::nullopt : std::optional(found->second);
+  }
+
+  void path_infos(AccountId account,
+                  std::span<const model::StorePath> paths,
+                  const std::function<void(const model::PathInfo&)>& visit) override {
+    for (const auto& path : paths) {
+      if (const auto info = path_info(account, path)) {
+        visit(*info);
+      }
+    }
+  }
+
+  model::StorePaths closure(AccountId account, std::span<const model::StorePath> roots) override {
+    const std::lock_guard lock(mutex_);
+    const auto& infos = infos_of(account);
+    model::StorePathSet seen;
+    model::StorePaths left(roots.begin(), roots.end());
+    while (!left.empty()) {
+      const auto path = std::move(left.back());
+      left.pop_back();
+      const auto found = infos.find(path);
+      if (found == infos.end()) {
+        throw_invalid_path(path);
+      }
+      if (seen.insert(path).second) {
+        const auto& references = found->second.references;
+        left.insert(left.end(), references.begin(), references.end());
+      }
+    }
+    return {seen.begin(), seen.end()};
+  }
+
+  model::StorePaths all_paths(AccountId account) override {
+    const std::lock_guard lock(mutex_);
+    model::StorePaths result;
+    for (const auto& [path, info] : infos_of(account)) {
+      result.push_back(path);
+    }
+    return result;
+  }
+
+  std::optional<model::StorePath> path_of_hash_part(AccountId account,
+                                                    std::string_view hash_part) override {
+    const std::lock_guard lock(mutex_);
+    const auto& infos = infos_of(account);
+    const auto found = find_hash_part(infos, hash_part);
+    return found == infos.end() ? std::nullopt : std::optional(found->first);
+  }
+
+  model::StorePaths referrers(AccountId account, const model::StorePath& path) override {
+    const std::lock_guard lock(mutex_);
+    model::StorePaths result;
+    for (const auto& [referrer, info] : infos_of(account)) {
+      if (std::binary_search(info.references.begin(), info.references.end(), path)) {
+        result.push_back(referrer);
+      }
+    }
+    return result;
+  }
+
+  void register_paths(AccountId account, std::span<const model::PathInfo> infos) override {
+    const std::lock_guard lock(mutex_);
+    if (infos.empty()) {
+      return;
+    }
+    const auto known = paths_.find(account);
+    if (known == paths_.end()) {
+      throw_unknown_account(account);
+    }
+    auto next = known->second;
+    for (const auto& info : infos) {
+      check_registrable(info);
+      const auto taken = find_hash_part(next, info.path.hash_part());
+      if (taken != next.end() && taken->first != info.path) {
+        throw_hash_part_taken(info.path, taken->first);
+      }
+      next.emplace(info.path, info);
+    }
+    for (const auto& info : infos) {
+      if (known->second.contains(info.path)) {
+        continue;
+      }
+      auto& references = next.find(info.path)->second.references;
+      model::sort_unique(references);
+      for (const auto& reference : references) {
+        if (!next.contains(reference)) {
+          throw_invalid_reference(info.path, reference);
+        }
+      }
+    }
+    known->second = std::move(next);
+  }
+
+  void add_signatures(AccountId account,
+                      const model::StorePath& path,
+                      std::span<const std::string> signatures) override {
+    const std::lock_guard lock(mutex_);
+    const auto known = paths_.find(account);
+    const auto found = known == paths_.end() ? Infos::iterator() : known->second.find(path);
+    if (known == paths_.end() || found == known->second.end()) {
+      throw_invalid_path(path);
+    }
+    merge_signatures(found->second.signatures, signatures);
+  }
+
+  void remove_paths(AccountId account, std::span<const model::StorePath> paths) override {
+    const std::lock_guard lock(mutex_);
+    const auto known = paths_.find(account);
+    if (known == paths_.end()) {
+      return;
+    }
+    auto next = known->second;
+    for (const auto& path : paths) {
+      next.erase(path);
+    }
+    for (const auto& [referrer, info] : next) {
+      for (const auto& reference : info.references) {
+        if (!next.contains(reference)) {
+          throw_referenced(reference, referrer);
+        }
+      }
+    }
+    known->second = std::move(next);
+  }
+
+  bool nar_hash_in_use(const Hash& nar_hash) override {
+    const std::lock_guard lock(mutex_);
+    return std::any_of(paths_.begin(), paths_.end(), [&](const auto& account) {
+      return std::any_of(account.second.begin(), account.second.end(), [&](const auto& entry) {
+        return entry.second.nar_hash == nar_hash;
+      });
+    });
+  }
+
+  std::int64_t add_build(const BuildRecord& record) override {
+    const std::lock_guard lock(mutex_);
+    const auto id = ++last_build_;
+    builds_[id] = record;
+    builds_[id].id = id;
+    return id;
+  }
+
+  void update_build(const BuildRecord& record) override {
+    const std::lock_guard lock(mutex_);
+    const auto found = builds_.find(record.id);
+    if (found == builds_.end() || found->second.account != record.account) {
+      throw_unknown_build(record.id);
+    }
+    found->second = record;
+  }
+
+  std::optional<BuildRecord> build(AccountId account, std::int64_t id) override {
+    const std::lock_guard lock(mutex_);
+    const auto found = builds_.find(id);
+    return found == builds_.end() || found->second.account != account
+               ? std::nullopt
+               : std::optional(found->second);
+  }
+
+  std::vector<BuildRecord> builds(AccountId account, std::size_t limit) override {
+    const std::lock_guard lock(mutex_);
+    std::vector<BuildRecord> result;
+    for (auto at = builds_.rbegin(); at != builds_.rend() && result.size() < limit; ++at) {
+      if (at->second.account == account) {
+        result.push_back(at->second);
+      }
+    }
+    return result;
+  }
+
+private:
+  [[nodiscard]] const Infos& infos_of(AccountId account) const {
+    static const Infos kNone;
+    const auto found = paths_.find(account);
+    return found == paths_.end() ? kNone : found->second;
+  }
+
+  std::mutex mutex_;
+  std::map<std::string, AccountId, std::less<>> accounts_;
+  std::map<AccountId, Infos> paths_;
+  std::map<std::int64_t, BuildRecord> builds_;
+  std::int64_t last_account_ = 0;
+  std::int64_t last_build_ = 0;
+};
+
+} // namespace
+
+std::unique_ptr<MetadataDb> make_memory_metadata() { return std::make_unique<MemoryMetadata>(); }
+
+} // namespace nixbuild::store

@@ -1,0 +1,333 @@
+#include "metadata_rules.hpp"
+#include "path_key.hpp"
+#include "sqlite_connection.hpp"
+#include "sqlite_paths.hpp"
+#include "sqlite_writer.hpp"
+
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/store/sqlite.hpp>
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+namespace nixbuild::store {
+
+namespace {
+
+/// Paths whose infos are held in memory at a time.
+constexpr std::size_t kInfoChunk = 4096;
+
+/// Connections for reading. As many as there are threads that read at the same time; the spare ones
+/// are kept.
+class ReaderPool {
+public:
+  ReaderPool(std::filesystem::path path, const SqliteOptions& options)
+      : path_(std::move(path)), options_(options) {}
+
+  /// Runs `ask` with a connection in a read transaction.
+  template <class Ask>
+  auto read(Ask&& ask) {
+    const Loan loan{*this, take()};
+    const Snapshot snapshot(*loan.connection);
+    return ask(*loan.connection);
+  }
+
+private:
+  struct Loan {
+    ReaderPool& pool;
+    std::unique_ptr<Connection> connection;
+
+    Loan(ReaderPool& from, std::unique_ptr<Connection> lent)
+        : pool(from), connection(std::move(lent)) {}
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+    // Runs while the transaction has been ended already: Snapshot is declared after the loan.
+    ~Loan() { pool.give_back(connection.release()); }
+  };
+
+  std::unique_ptr<Connection> take() {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!idle_.empty()) {
+        auto connection = std::move(idle_.back());
+        idle_.pop_back();
+        return connection;
+      }
+    }
+    return std::make_unique<Connection>(path_, options_, false);
+  }
+
+  void give_back(Connection* returned) noexcept {
+    std::unique_ptr<Connection> connection(returned);
+    const std::lock_guard lock(mutex_);
+    if (idle_.size() < options_.idle_readers && connection->idle()) {
+      try {
+        idle_.push_back(std::move(connection));
+      } catch (const std::bad_alloc&) {
+        // Then it is closed.
+      }
+    }
+  }
+
+  std::filesystem::path path_;
+  SqliteOptions options_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Connection>> idle_;
+};
+
+constexpr std::int64_t to_sql(std::uint64_t value) { return static_cast<std::int64_t>(value); }
+
+constexpr const char* kSelectBuilds =
+    "select id, account, derivation, platform, status, error, created_us, started_us, stopped_us, "
+    "cpus, memory_bytes, peak_memory_bytes, cpu_us, log_bytes, accelerator, phases from Builds "
+    "where account = ? order by id desc limit ?";
+constexpr const char* kSelectBuild =
+    "select id, account, derivation, platform, status, error, created_us, started_us, stopped_us, "
+    "cpus, memory_bytes, peak_memory_bytes, cpu_us, log_bytes, accelerator, phases from Builds "
+    "where account = ? and id = ?";
+
+BuildRecord build_of_row(const Query& query) {
+  BuildRecord record;
+  record.id = query.integer(0);
+  record.account = AccountId{query.integer(1)};
+  record.derivation = query.text(2);
+  record.platform = query.text(3);
+  if (!query.is_null(4)) {
+    record.status = static_cast<model::BuildStatus>(query.integer(4));
+  }
+  record.error = query.text(5);
+  record.created_us = query.integer(6);
+  record.started_us = query.integer(7);
+  record.stopped_us = query.integer(8);
+  record.cpus = static_cast<unsigned>(query.integer(9));
+  record.memory_bytes = static_cast<std::uint64_t>(query.integer(10));
+  record.peak_memory_bytes = static_cast<std::uint64_t>(query.integer(11));
+  record.cpu_us = static_cast<std::uint64_t>(query.integer(12));
+  record.log_bytes = static_cast<std::uint64_t>(query.integer(13));
+  record.accelerator = query.text(14);
+  record.phases = query.text(15);
+  return record;
+}
+
+void bind_build(Query& query, const BuildRecord& record) {
+  query.bind(0, std::string_view(record.derivation)).bind(1, std::string_view(record.platform));
+  if (record.status) {
+    query.bind(2, static_cast<std::int64_t>(*record.status));
+  } else {
+    query.bind_null(2);
+  }
+  query.bind(3, std::string_view(record.error));
+  query.bind(4, record.created_us).bind(5, record.started_us).bind(6, record.stopped_us);
+  query.bind(7, std::int64_t{record.cpus}).bind(8, to_sql(record.memory_bytes));
+  query.bind(9, to_sql(record.peak_memory_bytes)).bind(10, to_sql(record.cpu_us));
+  query.bind(11, to_sql(record.log_bytes)).bind(12, std::string_view(record.accelerator));
+  query.bind(13, std::string_view(record.phases)).bind(14, record.account.value);
+}
+
+class SqliteMetadata final : public MetadataDb {
+public:
+  SqliteMetadata(const std::filesystem::path& path,
+                 const SqliteOptions& options,
+                 std::unique_ptr<Connection> connection)
+      : readers_(path, options), writer_(std::move(connection)) {}
+
+  AccountId ensure_account(std::string_view name) override {
+    check_account_name(name);
+    if (const auto existing = find_account(name)) {
+      return *existing;
+    }
+    writer_.write([&](Connection& connection) {
+      Query(connection, "insert or ignore into Accounts (name) values (?)").bind(0, name).run();
+    });
+    const auto made = find_account(name);
+    if (!made) {
+      throw Error(Reaction::Busy, "account.unknown", "the account was removed at this moment");
+    }
+    return *made;
+  }
+
+  std::optional<AccountId> find_account(std::string_view name) override {
+    return readers_.read([&](Connection& connection) -> std::optional<AccountId> {
+      Query query(connection, "select id from Accounts where name = ?");
+      query.bind(0, name);
+      return query.step() ? std::optional(AccountId{query.integer(0)}) : std::nullopt;
+    });
+  }
+
+  std::vector<Account> accounts() override {
+    return readers_.read([&](Connection& connection) {
+      std::vector<Account> result;
+      Query query(connection, "select id, name from Accounts order by name");
+      while (query.step()) {
+        result.push_back({AccountId{query.integer(0)}, std::string(query.text(1))});
+      }
+      return result;
+    });
+  }
+
+  void remove_account(AccountId account) override {
+    writer_.write([&](Connection& connection) {
+      Query(connection,
+            "delete from Refs where referrer in (select id from Paths where account = ?)")
+          .bind(0, account.value)
+          .run();
+      Query(connection, "delete from Paths where account = ?").bind(0, account.value).run();
+      Query(connection, "delete from Builds where account = ?").bind(0, account.value).run();
+      Query(connection, "delete from Accounts where id = ?").bind(0, account.value).run();
+      if (connection.changes() == 0) {
+        throw_unknown_account(account);
+      }
+    });
+  }
+
+  model::StorePaths valid_paths(AccountId account,
+                                std::span<const model::StorePath> paths) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_valid(connection, account, paths); });
+  }
+
+  std::optional<model::PathInfo> path_info(AccountId account,
+                                           const model::StorePath& path) override {
+    return readers_.read([&](Connection& connection) -> std::optional<model::PathInfo> {
+      auto found = select_infos(connection, account, {&path, 1});
+      return found.empty() ? std::nullopt : std::optional(std::move(found.front()));
+    });
+  }
+
+  void path_infos(AccountId account,
+                  std::span<const model::StorePath> paths,
+                  const std::function<void(const model::PathInfo&)>& visit) override {
+    readers_.read([&](Connection& connection) {
+      while (!paths.empty()) {
+        const auto chunk = paths.first(std::min(paths.size(), kInfoChunk));
+        for (const auto& info : select_infos(connection, account, chunk)) {
+          visit(info);
+        }
+        paths = paths.subspan(chunk.size());
+      }
+    });
+  }
+
+  model::StorePaths closure(AccountId account, std::span<const model::StorePath> roots) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_closure(connection, account, roots); });
+  }
+
+  model::StorePaths all_paths(AccountId account) override {
+    return readers_.read([&](Connection& connection) { return select_all(connection, account); });
+  }
+
+  std::optional<model::StorePath> path_of_hash_part(AccountId account,
+                                                    std::string_view hash_part) override {
+    if (hash_part.size() != model::StorePath::kHashLength) {
+      return std::nullopt;
+    }
+    auto found = readers_.read([&](Connection& connection) {
+      return select_by_key(connection, account, key_of_hash_part(hash_part));
+    });
+    // A foreign character would have been read as a zero.
+    return found && found->hash_part() == hash_part ? std::move(found) : std::nullopt;
+  }
+
+  model::StorePaths referrers(AccountId account, const model::StorePath& path) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_referrers(connection, account, path); });
+  }
+
+  void register_paths(AccountId account, std::span<const model::PathInfo> infos) override {
+    if (!infos.empty()) {
+      writer_.write([&](Connection& connection) { insert_paths(connection, account, infos); });
+    }
+  }
+
+  void add_signatures(AccountId account,
+                      const model::StorePath& path,
+                      std::span<const std::string> signatures) override {
+    writer_.write([&](Connection& connection) {
+      update_signatures(connection, account, path, signatures);
+    });
+  }
+
+  void remove_paths(AccountId account, std::span<const model::StorePath> paths) override {
+    if (!paths.empty()) {
+      writer_.write([&](Connection& connection) { delete_paths(connection, account, paths); });
+    }
+  }
+
+  bool nar_hash_in_use(const Hash& nar_hash) override {
+    return readers_.read([&](Connection& connection) {
+      Query query(connection,
+                  "select 1 from Paths where substr(nar_hash, 1, 8) = ? and nar_hash = ? limit 1");
+      const auto bytes = nar_hash.bytes();
+      query.bind(0, bytes.first(8)).bind(1, bytes);
+      return query.step();
+    });
+  }
+
+  std::int64_t add_build(const BuildRecord& record) override {
+    std::int64_t id = 0;
+    writer_.write([&](Connection& connection) {
+      Query query(connection,
+                  "insert into Builds (derivation, platform, status, error, created_us, "
+                  "started_us, stopped_us, cpus, memory_bytes, peak_memory_bytes, cpu_us, "
+                  "log_bytes, accelerator, phases, account) "
+                  "values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+      bind_build(query, record);
+      query.run();
+      id = connection.last_row();
+    });
+    return id;
+  }
+
+  void update_build(const BuildRecord& record) override {
+    writer_.write([&](Connection& connection) {
+      Query query(connection,
+                  "update Builds set derivation = ?, platform = ?, status = ?, error = ?, "
+                  "created_us = ?, started_us = ?, stopped_us = ?, cpus = ?, memory_bytes = ?, "
+                  "peak_memory_bytes = ?, cpu_us = ?, log_bytes = ?, accelerator = ?, phases = ? "
+                  "where account = ? and id = ?");
+      bind_build(query, record);
+      query.bind(15, record.id).run();
+      if (connection.changes() == 0) {
+        throw_unknown_build(record.id);
+      }
+    });
+  }
+
+  std::optional<BuildRecord> build(AccountId account, std::int64_t id) override {
+    return readers_.read([&](Connection& connection) -> std::optional<BuildRecord> {
+      Query query(connection, kSelectBuild);
+      query.bind(0, account.value).bind(1, id);
+      return query.step() ? std::optional(build_of_row(query)) : std::nullopt;
+    });
+  }
+
+  std::vector<BuildRecord> builds(AccountId account, std::size_t limit) override {
+    return readers_.read([&](Connection& connection) {
+      constexpr std::size_t kMost = std::numeric_limits<std::int64_t>::max();
+      std::vector<BuildRecord> result;
+      Query query(connection, kSelectBuilds);
+      query.bind(0, account.value).bind(1, static_cast<std::int64_t>(std::min(limit, kMost)));
+      while (query.step()) {
+        result.push_back(build_of_row(query));
+      }
+      return result;
+    });
+  }
+
+private:
+  ReaderPool readers_;
+  Writer writer_;
+};
+
+} // namespace
+
+std::unique_ptr<MetadataDb> open_sqlite_metadata(const std::filesystem::path& path,
+                                                 const SqliteOptions& options) {
+  auto connection = std::make_unique<Connection>(path, options, true);
+  bring_schema_up_to_date(*connection, path);
+  return std::make_unique<SqliteMetadata>(path, options, std::move(connection));
+}
+
+} // namespace nixbuild::store

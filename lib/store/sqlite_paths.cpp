@@ -1,0 +1,428 @@
+#include "sqlite_paths.hpp"
+
+#include "metadata_rules.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <unordered_map>
+
+namespace nixbuild::store {
+
+namespace {
+
+/// A path that is asked for, and where in the question it stood.
+struct Asked {
+  PathKey key;
+  std::size_t index;
+};
+
+std::vector<Asked> in_key_order(std::span<const model::StorePath> paths) {
+  std::vector<Asked> asked;
+  asked.reserve(paths.size());
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    asked.push_back({key_of(paths[i]), i});
+  }
+  std::sort(
+      asked.begin(), asked.end(), [](const Asked& a, const Asked& b) { return a.key < b.key; });
+  return asked;
+}
+
+constexpr const char* kSelectId =
+    "select id from Paths where account = ? and key = ? and name = ?";
+
+std::optional<std::int64_t>
+find_id(Query& query, AccountId account, const PathKey& key, std::string_view name) {
+  query.bind(0, account.value).bind(1, ByteView(key)).bind(2, name);
+  std::optional<std::int64_t> id;
+  if (query.step()) {
+    id = query.integer(0);
+  }
+  query.reset();
+  return id;
+}
+
+/// Row numbers are dense, so a set of them is a bit map.
+class RowSet {
+public:
+  /// False when it was there already.
+  bool insert(std::int64_t id) {
+    constexpr std::int64_t kLimit = std::int64_t{1} << 33;
+    if (id <= 0 || id > kLimit) {
+      throw Error(Reaction::Corrupt, "metadata.corrupt", fmt::format("row number {}", id));
+    }
+    const auto at = static_cast<std::size_t>(id);
+    if (at >= bits_.size()) {
+      bits_.resize(std::max(at + 1, bits_.size() * 2));
+    }
+    const bool added = !bits_[at];
+    bits_[at] = true;
+    return added;
+  }
+
+private:
+  std::vector<bool> bits_;
+};
+
+/// The paths of row numbers, which must ascend.
+model::StorePaths paths_of_rows(Connection& connection, const std::vector<std::int64_t>& ids) {
+  model::StorePaths paths;
+  paths.reserve(ids.size());
+  Query query(connection, "select key, name from Paths where id = ?");
+  for (const auto id : ids) {
+    query.bind(0, id);
+    if (!query.step() || query.blob(0).size() != PathKey{}.size()) {
+      throw Error(Reaction::Corrupt,
+                  "metadata.corrupt",
+                  fmt::format("row {} is referred to and holds no path", id));
+    }
+    paths.push_back(path_of(query.blob(0), query.text(1)));
+    query.reset();
+  }
+  return paths;
+}
+
+void append_references(Query& query, std::int64_t id, std::vector<std::int64_t>& references) {
+  query.bind(0, id);
+  while (query.step()) {
+    references.push_back(query.integer(0));
+  }
+  query.reset();
+}
+
+constexpr const char* kSelectReferences = "select reference from Refs where referrer = ?";
+
+std::vector<std::string> split(std::string_view text) {
+  std::vector<std::string> parts;
+  while (!text.empty()) {
+    const auto end = std::min(text.find(' '), text.size());
+    if (end > 0) {
+      parts.emplace_back(text.substr(0, end));
+    }
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return parts;
+}
+
+std::string join(const std::vector<std::string>& parts) {
+  return fmt::format("{}", fmt::join(parts, " "));
+}
+
+/// All of a path's row but its references.
+model::PathInfo info_of_row(const Query& query, const model::StorePath& path) {
+  model::PathInfo info{.path = path, .deriver = {}, .nar_hash = {}, .references = {},
+                       .signatures = {}, .content_address = {}};
+  info.nar_hash = Hash(HashAlgorithm::Sha256, query.blob(1));
+  info.nar_size = static_cast<std::uint64_t>(query.integer(2));
+  info.registration_time = query.integer(3);
+  info.ultimate = query.integer(4) != 0;
+  if (!query.is_null(5)) {
+    info.deriver = model::StorePath::parse(query.text(5));
+  }
+  if (!query.is_null(6)) {
+    info.signatures = split(query.text(6));
+  }
+  info.content_address = query.text(7);
+  return info;
+}
+
+} // namespace
+
+model::StorePaths select_valid(Connection& connection,
+                               AccountId account,
+                               std::span<const model::StorePath> paths) {
+  std::vector<bool> valid(paths.size());
+  Query query(connection, kSelectId);
+  std::size_t count = 0;
+  for (const auto& [key, index] : in_key_order(paths)) {
+    if (find_id(query, account, key, paths[index].name())) {
+      valid[index] = true;
+      ++count;
+    }
+  }
+  model::StorePaths result;
+  result.reserve(count);
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    if (valid[i]) {
+      result.push_back(paths[i]);
+    }
+  }
+  return result;
+}
+
+std::vector<model::PathInfo> select_infos(Connection& connection,
+                                          AccountId account,
+                                          std::span<const model::StorePath> paths) {
+  struct Found {
+    std::size_t index;
+    std::size_t first_reference;
+    std::size_t last_reference;
+  };
+  std::vector<Found> found;
+  std::vector<model::PathInfo> infos;
+  std::vector<std::int64_t> references;
+  {
+    Query query(connection,
+                "select id, nar_hash, nar_size, registration_time, ultimate, deriver, signatures, "
+                "content_address from Paths where account = ? and key = ? and name = ?");
+    Query refs(connection, kSelectReferences);
+    for (const auto& [key, index] : in_key_order(paths)) {
+      query.bind(0, account.value).bind(1, ByteView(key)).bind(2, paths[index].name());
+      if (query.step()) {
+        infos.push_back(info_of_row(query, paths[index]));
+        const auto first = references.size();
+        append_references(refs, query.integer(0), references);
+        found.push_back({index, first, references.size()});
+      }
+      query.reset();
+    }
+  }
+  auto rows = references;
+  std::sort(rows.begin(), rows.end());
+  rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
+  const auto names = paths_of_rows(connection, rows);
+  std::vector<std::size_t> order(paths.size(), infos.size());
+  for (std::size_t i = 0; i < found.size(); ++i) {
+    auto& into = infos[i].references;
+    into.reserve(found[i].last_reference - found[i].first_reference);
+    for (auto at = found[i].first_reference; at < found[i].last_reference; ++at) {
+      const auto row = std::lower_bound(rows.begin(), rows.end(), references[at]);
+      into.push_back(names[static_cast<std::size_t>(row - rows.begin())]);
+    }
+    std::sort(into.begin(), into.end());
+    order[found[i].index] = i;
+  }
+  std::vector<model::PathInfo> result;
+  result.reserve(infos.size());
+  for (const auto at : order) {
+    if (at < infos.size()) {
+      result.push_back(std::move(infos[at]));
+    }
+  }
+  return result;
+}
+
+model::StorePaths select_closure(Connection& connection,
+                                 AccountId account,
+                                 std::span<const model::StorePath> roots) {
+  RowSet seen;
+  std::vector<std::int64_t> rows;
+  std::vector<std::int64_t> level;
+  {
+    Query query(connection, kSelectId);
+    for (const auto& [key, index] : in_key_order(roots)) {
+      const auto id = find_id(query, account, key, roots[index].name());
+      if (!id) {
+        throw_invalid_path(roots[index]);
+      }
+      if (seen.insert(*id)) {
+        level.push_back(*id);
+      }
+    }
+    Query refs(connection, kSelectReferences);
+    std::vector<std::int64_t> references;
+    while (!level.empty()) {
+      std::sort(level.begin(), level.end());
+      rows.insert(rows.end(), level.begin(), level.end());
+      std::vector<std::int64_t> next;
+      for (const auto id : level) {
+        references.clear();
+        append_references(refs, id, references);
+        std::copy_if(references.begin(),
+                     references.end(),
+                     std::back_inserter(next),
+                     [&](std::int64_t reference) { return seen.insert(reference); });
+      }
+      level = std::move(next);
+    }
+  }
+  std::sort(rows.begin(), rows.end());
+  auto paths = paths_of_rows(connection, rows);
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+model::StorePaths select_all(Connection& connection, AccountId account) {
+  model::StorePaths paths;
+  Query query(connection, "select key, name from Paths where account = ? order by key, name");
+  query.bind(0, account.value);
+  while (query.step()) {
+    paths.push_back(path_of(query.blob(0), query.text(1)));
+  }
+  return paths;
+}
+
+std::optional<model::StorePath>
+select_by_key(Connection& connection, AccountId account, const PathKey& key) {
+  Query query(connection, "select name from Paths where account = ? and key = ?");
+  query.bind(0, account.value).bind(1, ByteView(key));
+  if (!query.step()) {
+    return std::nullopt;
+  }
+  return path_of(key, query.text(0));
+}
+
+model::StorePaths
+select_referrers(Connection& connection, AccountId account, const model::StorePath& path) {
+  std::optional<std::int64_t> id;
+  {
+    Query query(connection, kSelectId);
+    id = find_id(query, account, key_of(path), path.name());
+  }
+  model::StorePaths paths;
+  if (id) {
+    Query query(connection,
+                "select key, name from Refs join Paths on Paths.id = Refs.referrer "
+                "where reference = ?");
+    query.bind(0, *id);
+    while (query.step()) {
+      paths.push_back(path_of(query.blob(0), query.text(1)));
+    }
+    std::sort(paths.begin(), paths.end());
+  }
+  return paths;
+}
+
+namespace {
+
+/// Inserts one row; returns its number, or nothing when the path is valid already.
+std::optional<std::int64_t> insert_row(Connection& connection,
+                                       AccountId account,
+                                       const model::PathInfo& info,
+                                       const PathKey& key) {
+  check_registrable(info);
+  if (const auto existing = select_by_key(connection, account, key)) {
+    if (*existing != info.path) {
+      throw_hash_part_taken(info.path, *existing);
+    }
+    return std::nullopt;
+  }
+  Query query(connection,
+              "insert into Paths (account, key, name, nar_hash, nar_size, registration_time, "
+              "ultimate, deriver, signatures, content_address) values (?,?,?,?,?,?,?,?,?,?)");
+  query.bind(0, account.value).bind(1, ByteView(key)).bind(2, info.path.name());
+  query.bind(3, info.nar_hash.bytes()).bind(4, static_cast<std::int64_t>(info.nar_size));
+  query.bind(5, info.registration_time).bind(6, std::int64_t{info.ultimate ? 1 : 0});
+  if (info.deriver) {
+    query.bind(7, std::string_view(info.deriver->base_name()));
+  } else {
+    query.bind_null(7);
+  }
+  const std::string signatures = join(info.signatures);
+  if (signatures.empty()) {
+    query.bind_null(8);
+  } else {
+    query.bind(8, std::string_view(signatures));
+  }
+  if (info.content_address.empty()) {
+    query.bind_null(9);
+  } else {
+    query.bind(9, std::string_view(info.content_address));
+  }
+  query.run();
+  return connection.last_row();
+}
+
+} // namespace
+
+void insert_paths(Connection& connection,
+                  AccountId account,
+                  std::span<const model::PathInfo> infos) {
+  // In key order, so that the index grows page by page.
+  std::vector<Asked> asked;
+  asked.reserve(infos.size());
+  for (std::size_t i = 0; i < infos.size(); ++i) {
+    asked.push_back({key_of(infos[i].path), i});
+  }
+  std::stable_sort(
+      asked.begin(), asked.end(), [](const Asked& a, const Asked& b) { return a.key < b.key; });
+  {
+    Query query(connection, "select 1 from Accounts where id = ?");
+    query.bind(0, account.value);
+    if (!query.step()) {
+      throw_unknown_account(account);
+    }
+  }
+  std::vector<std::optional<std::int64_t>> rows(infos.size());
+  for (const auto& [key, index] : asked) {
+    rows[index] = insert_row(connection, account, infos[index], key);
+  }
+  Query find(connection, kSelectId);
+  Query insert(connection, "insert or ignore into Refs (referrer, reference) values (?, ?)");
+  for (const auto& [key, index] : asked) {
+    if (!rows[index]) {
+      continue;
+    }
+    const auto& info = infos[index];
+    for (const auto& reference : info.references) {
+      const auto id = reference == info.path
+                          ? rows[index]
+                          : find_id(find, account, key_of(reference), reference.name());
+      if (!id) {
+        throw_invalid_reference(info.path, reference);
+      }
+      insert.bind(0, *rows[index]).bind(1, *id).run();
+    }
+  }
+}
+
+void update_signatures(Connection& connection,
+                       AccountId account,
+                       const model::StorePath& path,
+                       std::span<const std::string> signatures) {
+  const auto key = key_of(path);
+  std::int64_t id = 0;
+  std::vector<std::string> merged;
+  {
+    Query query(connection,
+                "select id, signatures from Paths where account = ? and key = ? and name = ?");
+    query.bind(0, account.value).bind(1, ByteView(key)).bind(2, path.name());
+    if (!query.step()) {
+      throw_invalid_path(path);
+    }
+    id = query.integer(0);
+    merged = split(query.text(1));
+  }
+  merge_signatures(merged, signatures);
+  const auto text = join(merged);
+  Query(connection, "update Paths set signatures = ? where id = ?")
+      .bind(0, std::string_view(text))
+      .bind(1, id)
+      .run();
+}
+
+void delete_paths(Connection& connection,
+                  AccountId account,
+                  std::span<const model::StorePath> paths) {
+  std::vector<std::pair<std::int64_t, std::size_t>> rows;
+  rows.reserve(paths.size());
+  {
+    Query find(connection, kSelectId);
+    for (const auto& [key, index] : in_key_order(paths)) {
+      if (const auto id = find_id(find, account, key, paths[index].name())) {
+        rows.emplace_back(*id, index);
+      }
+    }
+  }
+  std::sort(rows.begin(), rows.end());
+  Query forget(connection, "delete from Refs where referrer = ?");
+  for (const auto& row : rows) {
+    forget.bind(0, row.first).run();
+  }
+  Query remaining(connection,
+                  "select key, name from Refs join Paths on Paths.id = Refs.referrer "
+                  "where reference = ? limit 1");
+  Query remove(connection, "delete from Paths where id = ?");
+  for (const auto& row : rows) {
+    remaining.bind(0, row.first);
+    if (remaining.step()) {
+      throw_referenced(paths[row.second], path_of(remaining.blob(0), remaining.text(1)));
+    }
+    remaining.reset();
+    remove.bind(0, row.first).run();
+  }
+}
+
+} // namespace nixbuild::store

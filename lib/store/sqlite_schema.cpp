@@ -1,0 +1,100 @@
+#include "sqlite_connection.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <fmt/format.h>
+
+#include <array>
+
+namespace nixbuild::store {
+
+namespace {
+
+/// What lifts a database from version i to version i + 1. Never edited after a release: changes are
+/// new entries. Accounts' and builds' numbers are never used twice: sessions, logs and bills keep
+/// them. A path's row number is private to this database.
+constexpr std::array kMigrations{
+    R"(
+create table Accounts (
+  id integer primary key autoincrement,
+  name text not null unique
+);
+create table Paths (
+  id integer primary key,
+  account integer not null,
+  key blob not null,                  -- 20 bytes, orders as the hash part does
+  name text not null,
+  nar_hash blob not null,             -- 32 bytes, SHA-256
+  nar_size integer not null,
+  registration_time integer not null, -- seconds since 1970
+  ultimate integer not null,
+  deriver text,
+  signatures text,                    -- separated by blanks
+  content_address text
+);
+create unique index PathsByKey on Paths (account, key, name);
+create index PathsByNarHash on Paths (substr(nar_hash, 1, 8));
+create table Refs (
+  referrer integer not null,
+  reference integer not null,
+  primary key (referrer, reference)
+) without rowid;
+create index RefsByReference on Refs (reference);
+)",
+    R"(
+create table Builds (
+  id integer primary key autoincrement,
+  account integer not null,
+  derivation text not null,
+  platform text not null,
+  status integer,                     -- null while it runs
+  error text not null,
+  created_us integer not null,
+  started_us integer not null,
+  stopped_us integer not null,
+  cpus integer not null,
+  memory_bytes integer not null,
+  peak_memory_bytes integer not null,
+  cpu_us integer not null,
+  log_bytes integer not null,
+  accelerator text not null,
+  phases text not null
+);
+create index BuildsByAccount on Builds (account, id);
+)",
+};
+static_assert(kMigrations.size() == kSqliteSchemaVersion);
+
+} // namespace
+
+void bring_schema_up_to_date(Connection& connection, const std::filesystem::path& path) {
+  connection.execute("begin immediate");
+  try {
+    std::int64_t version = 0;
+    {
+      Query query(connection, "pragma user_version");
+      query.step();
+      version = query.integer(0);
+    }
+    if (version < 0 || version > kSqliteSchemaVersion) {
+      throw Error(Reaction::Unsupported,
+                  "metadata.newer",
+                  fmt::format("{} has schema version {}; this program knows versions up to {}",
+                              path.string(),
+                              version,
+                              kSqliteSchemaVersion));
+    }
+    for (auto next = static_cast<std::size_t>(version); next < kMigrations.size(); ++next) {
+      connection.execute(kMigrations[next]);
+    }
+    connection.execute(fmt::format("pragma user_version = {}", kSqliteSchemaVersion).c_str());
+    connection.execute("commit");
+  } catch (...) {
+    if (!connection.idle()) {
+      connection.execute("rollback");
+    }
+    throw;
+  }
+}
+
+} // namespace nixbuild::store

@@ -1,0 +1,115 @@
+"""Fixtures: scratch folders, servers behind a real sshd, clients of each version.
+
+NIXBUILD_TEST_SERVER=2.8.0 (or 2.26.3) puts that Nix in the place of nixbuild-serve: a test about
+what a client sees has to pass there too.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
+import peers  # noqa: E402
+
+SERVER = os.environ.get("NIXBUILD_TEST_SERVER", "nixbuild")
+HERE = Path(__file__).resolve().parent
+
+
+def make_scratch():
+    return Path(tempfile.mkdtemp(prefix="nixbuild-test-"))
+
+
+def drop_scratch(folder):
+    # Store paths are read-only folders.
+    subprocess.run(["chmod", "-R", "u+w", folder], check=False, stderr=subprocess.DEVNULL)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def scratch():
+    folder = make_scratch()
+    yield folder
+    drop_scratch(folder)
+
+
+@pytest.fixture(scope="module")
+def module_scratch():
+    folder = make_scratch()
+    yield folder
+    drop_scratch(folder)
+
+
+def import_kernel(state_dir):
+    kernel = Path(os.environ.get("NIXBUILD_TEST_KERNEL_DIR") or peers.prepare("kernel"))
+    image = next((kernel / "boot").glob("vmlinuz-*"))
+    modules = next((kernel / "lib/modules").iterdir())
+    subprocess.run(
+        [peers.program("nixbuild"), "--state-dir", state_dir, "kernel", "import", image, modules],
+        check=True,
+        timeout=120,
+    )
+
+
+class Server(peers.Sshd):
+    """The server under test with a kernel for its machines."""
+
+    def __init__(self, scratch, **more):
+        super().__init__(scratch, server=SERVER, **more)
+        if SERVER == "nixbuild":
+            import_kernel(self.state_dir)
+
+
+@pytest.fixture(scope="module")
+def server(module_scratch):
+    with Server(module_scratch) as started:
+        yield started
+        keep_log(started)
+
+
+def keep_log(started):
+    """The daemon's own words go to the captured output, which pytest prints when a test fails."""
+    log = started.state_dir / "daemon.log"
+    if log.exists():
+        print(f"--- {log}\n" + log.read_text(errors="replace")[-20000:])
+
+
+@pytest.fixture(scope="module", params=peers.VERSIONS)
+def client(request, module_scratch, server):
+    return peers.Client(module_scratch, request.param, name=f"client-{request.param}", sshd=server)
+
+
+class Small:
+    """Instantiates and builds tests/functional/small.nix."""
+
+    def __init__(self, scratch):
+        self.bb = peers.busybox_folder(scratch)
+
+    def arguments(self, tag, body=None, system=None, more=None):
+        words = [HERE / "small.nix", "--argstr", "tag", tag, "--argstr", "bb", self.bb]
+        if body is not None:
+            words += ["--argstr", "body", body]
+        if system is not None:
+            words += ["--argstr", "system", system]
+        if more is not None:
+            words += ["--argstr", "more", json.dumps(more)]
+        return words
+
+    def instantiate(self, client, tag, **more):
+        return client.run("nix-instantiate", *self.arguments(tag, **more)).stdout.strip()
+
+    def build_remotely(self, client, server, tag, slots=2, systems="x86_64-linux", extra=(), check=True, **more):
+        return client.run(
+            "nix-build", *self.arguments(tag, **more), "--no-out-link", "-j0",
+            "--builders", server.builders(slots, systems), *extra, check=check,
+        )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(module_scratch):
+    return Small(module_scratch)

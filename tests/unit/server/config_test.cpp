@@ -1,0 +1,110 @@
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/server/config.hpp>
+#include <nixbuild/server/daemon.hpp>
+
+#include <catch2/catch.hpp>
+
+#include <string>
+
+using namespace nixbuild;
+
+namespace {
+
+Error error_of(const std::string& text) {
+  try {
+    (void)server::parse_config(text, "nixbuild.toml");
+  } catch (const Error& error) {
+    return error;
+  }
+  FAIL("accepted: " << text);
+  throw std::logic_error("unreachable");
+}
+
+} // namespace
+
+TEST_CASE("config: every key is optional", "[server]") {
+  const auto config = server::parse_config("", "nixbuild.toml");
+  CHECK(config.accelerator == "auto");
+  CHECK(config.idle_exit == std::chrono::seconds(600));
+}
+
+TEST_CASE("config: every key is read", "[server]") {
+  const auto config = server::parse_config(R"(
+[builds]
+cpus = 8
+memory-mib = 4096
+build-cpus = 2
+build-memory-mib = 512
+max-log-mib = 3
+max-output-mib = 5
+platforms = ["x86_64-linux"]
+features = ["kvm"]
+[sandbox]
+accelerator = "tcg"
+allow-emulation = true
+kernel-image = "/boot/vmlinuz-x"
+kernel-modules = "/lib/modules/x"
+shell = "/bin/busybox"
+[daemon]
+idle-exit-seconds = 7
+[store]
+dir = "/gnu/store"
+)",
+                                           "nixbuild.toml");
+  CHECK(config.cpus == 8);
+  CHECK(config.memory_bytes == 4096 * kMiB);
+  CHECK(config.build_cpus == 2);
+  CHECK(config.build_memory_bytes == 512 * kMiB);
+  CHECK(config.max_log_bytes == 3 * kMiB);
+  CHECK(config.max_output_bytes == 5 * kMiB);
+  CHECK(config.platforms == std::set<std::string>{"x86_64-linux"});
+  CHECK(config.features == std::set<std::string>{"kvm"});
+  CHECK(config.accelerator == "tcg");
+  CHECK(config.allow_emulation);
+  CHECK(config.kernel_image == "/boot/vmlinuz-x");
+  CHECK(config.kernel_modules == "/lib/modules/x");
+  CHECK(config.shell == "/bin/busybox");
+  CHECK(config.idle_exit == std::chrono::seconds(7));
+  CHECK(config.store_dir == "/gnu/store");
+}
+
+TEST_CASE("config: mistakes are told with file and line", "[server][reject]") {
+  const auto unknown = error_of("[builds]\n\ncups = 3\n");
+  CHECK(unknown.code() == "config.unknown-key");
+  CHECK(unknown.message() == "nixbuild.toml:3: section 'builds' has no key 'cups'");
+  CHECK(error_of("[bulids]\ncpus = 1\n").code() == "config.unknown-key");
+  CHECK(error_of("cpus = 1\n").code() == "config.unknown-key");
+  CHECK(error_of("[builds]\ncpus = \"many\"\n").code() == "config.value");
+  CHECK(error_of("[builds]\ncpus = 0\n").code() == "config.value");
+  CHECK(error_of("[builds]\ncpus = -1\n").code() == "config.value");
+  const auto choice = error_of("[sandbox]\naccelerator = \"xen\"\n");
+  CHECK(choice.code() == "config.value");
+  CHECK(choice.message().find("one of auto, kvm, tcg") != std::string::npos);
+  CHECK(error_of("[builds\n").code() == "config.syntax");
+}
+
+TEST_CASE("config: a file that is not there is told by name", "[server][reject]") {
+  try {
+    (void)server::load_config("/nonexistent/nixbuild.toml");
+    FAIL("read");
+  } catch (const Error& error) {
+    CHECK(error.code() == "config.file");
+    CHECK(error.reaction() == Reaction::NotFound);
+  }
+}
+
+TEST_CASE("machine share: builds always fit into the machine", "[server][property]") {
+  for (const unsigned cpus : {1U, 2U, 3U, 8U, 64U}) {
+    for (const std::uint64_t gib : {1ULL, 2ULL, 24ULL, 512ULL}) {
+      CAPTURE(cpus, gib);
+      const auto share = server::share_of({}, cpus, gib * kGiB);
+      CHECK(share.build_cpus >= 1);
+      CHECK(share.build_cpus <= share.cpus);
+      CHECK(share.build_memory_bytes <= share.memory_bytes);
+      CHECK(share.build_memory_bytes % kMiB == 0);
+    }
+  }
+  server::Config config;
+  config.build_cpus = 16;
+  CHECK(server::share_of(config, 2, kGiB).build_cpus == 2);
+}

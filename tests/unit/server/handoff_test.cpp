@@ -1,0 +1,133 @@
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/server/handoff.hpp>
+
+#include <catch2/catch.hpp>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <random>
+#include <string>
+#include <thread>
+
+using namespace nixbuild;
+using server::Handoff;
+using server::HandoffKind;
+
+namespace {
+
+Handoff example() {
+  Handoff handoff;
+  handoff.kind = HandoffKind::Admin;
+  handoff.write = true;
+  handoff.limited = true;
+  handoff.account = "team-a";
+  handoff.arguments = {"log", "12", ""};
+  handoff.environment = {"NIXBUILD_MAX_CPU=3"};
+  return handoff;
+}
+
+struct SocketPair {
+  UniqueFd first;
+  UniqueFd second;
+};
+
+SocketPair socket_pair() {
+  int ends[2];
+  REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+} // namespace
+
+TEST_CASE("hand-over: round trip", "[server][roundtrip]") {
+  CHECK(server::decode_handoff(server::encode(example())) == example());
+  CHECK(server::decode_handoff(server::encode(Handoff{})) == Handoff{});
+}
+
+TEST_CASE("hand-over: cut and changed messages give errors, never more", "[server][reject]") {
+  const auto whole = server::encode(example());
+  for (std::size_t size = 0; size < whole.size(); ++size) {
+    CHECK_THROWS_AS(server::decode_handoff(std::string_view(whole).substr(0, size)), Error);
+  }
+  CHECK_THROWS_AS(server::decode_handoff(whole + "x"), Error);
+  std::mt19937 random(7);
+  for (int i = 0; i < 2000; ++i) {
+    auto changed = whole;
+    changed[random() % changed.size()] = static_cast<char>(random());
+    try {
+      (void)server::decode_handoff(changed);
+    } catch (const Error& error) {
+      CHECK(error.reaction() == Reaction::Reject);
+    }
+  }
+}
+
+TEST_CASE("hand-over: the three descriptors and the message arrive", "[server]") {
+  auto sockets = socket_pair();
+  server::send_handoff(sockets.first, example());
+  const auto received = server::receive_handoff(sockets.second, 5);
+  CHECK(received.handoff == example());
+  for (int i = 0; i < 3; ++i) {
+    struct stat sent {};
+
+    struct stat got {};
+
+    REQUIRE(::fstat(i, &sent) == 0);
+    REQUIRE(::fstat(received.descriptors[static_cast<std::size_t>(i)].get(), &got) == 0);
+    CHECK(sent.st_ino == got.st_ino);
+  }
+  server::send_acceptance(sockets.second);
+  server::send_exit_status(sockets.second, 3);
+  CHECK(server::wait_for_acceptance(sockets.first));
+  CHECK(server::wait_for_exit_status(sockets.first) == 3);
+}
+
+TEST_CASE("hand-over: a peer without descriptors or with a huge length is refused",
+          "[server][reject]") {
+  for (const std::uint32_t size : {5U, 0xffffffffU}) {
+    auto sockets = socket_pair();
+    REQUIRE(::send(sockets.first.get(), &size, sizeof size, 0) == 4);
+    CHECK_THROWS_AS(server::receive_handoff(sockets.second, 1), Error);
+  }
+}
+
+TEST_CASE("hand-over: a daemon that dies before it took the session is told apart", "[server]") {
+  auto sockets = socket_pair();
+  sockets.second.reset();
+  CHECK_FALSE(server::wait_for_acceptance(sockets.first));
+  auto others = socket_pair();
+  server::send_acceptance(others.second);
+  others.second.reset();
+  CHECK(server::wait_for_acceptance(others.first));
+  CHECK(server::wait_for_exit_status(others.first) == 70);
+}
+
+TEST_CASE("hand-over: the socket works in a folder with a very long name", "[server]") {
+  namespace fs = std::filesystem;
+  std::string pattern = (fs::temp_directory_path() / "nixbuild-test-XXXXXX").string();
+  REQUIRE(::mkdtemp(pattern.data()) != nullptr);
+  const fs::path deep = fs::path(pattern) / std::string(120, 'd');
+  fs::create_directories(deep);
+  CHECK_FALSE(server::connect_to_daemon(deep.string()));
+  {
+    const auto listener = server::listen_for_handoffs(deep.string());
+    const auto client = server::connect_to_daemon(deep.string());
+    CHECK(client);
+
+    struct stat info {};
+
+    REQUIRE(::stat((deep / "daemon.sock").c_str(), &info) == 0);
+    CHECK((info.st_mode & 0777) == 0600);
+  }
+  CHECK_FALSE(server::connect_to_daemon(deep.string()));
+  fs::remove_all(pattern);
+}
+
+TEST_CASE("state directory: what is given wins", "[server]") {
+  CHECK(server::find_state_dir("/some/where") == "/some/where");
+  ::setenv("NIXBUILD_STATE_DIR", "/from/environment", 1);
+  CHECK(server::find_state_dir("") == "/from/environment");
+  ::unsetenv("NIXBUILD_STATE_DIR");
+}

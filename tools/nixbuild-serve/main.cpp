@@ -1,0 +1,203 @@
+// nixbuild-serve: the ForceCommand. Names the account and the protocol, hands its descriptors to
+// the daemon and waits for the exit status. Parses no byte of the client.
+
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/server/handoff.hpp>
+
+#include <unistd.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+extern char** environ;
+
+namespace {
+
+using nixbuild::server::Handoff;
+using nixbuild::server::HandoffKind;
+
+constexpr std::string_view kUsage =
+    R"(Usage: nixbuild-serve [--state-dir DIR] [--config FILE] [--account NAME] [--no-autostart]
+       nixbuild-serve [OPTIONS] --serve [--write] | --stdio
+
+Serves one Nix client. As an SSH forced command it looks at SSH_ORIGINAL_COMMAND:
+    … nix-store --serve [--write]    the serve protocol (ssh://)
+    … nix-daemon --stdio             the worker protocol (ssh-ng://)
+    shell | api … | nixbuild …       administration, limited to the account
+Called directly, --serve or --stdio choose the protocol.
+
+In authorized_keys, one line is all:
+    restrict,command="nixbuild-serve --account NAME" ssh-ed25519 AAAA… comment
+)";
+
+struct Options {
+  std::string state_dir;
+  std::string config;
+  std::string account = "default";
+  bool autostart = true;
+  std::vector<std::string> words; ///< what asks for a protocol
+};
+
+/// Words of a command line as a shell would see them: blanks separate, quotes join.
+std::vector<std::string> split_words(std::string_view line) {
+  std::vector<std::string> words;
+  std::string word;
+  bool open = false;
+  char quote = 0;
+  for (std::size_t i = 0; i < line.size(); ++i) {
+    const char c = line[i];
+    if (quote != 0) {
+      if (c == quote) {
+        quote = 0;
+      } else if (c == '\\' && quote == '"' && i + 1 < line.size()) {
+        word.push_back(line[++i]);
+      } else {
+        word.push_back(c);
+      }
+    } else if (c == '\'' || c == '"') {
+      quote = c;
+      open = true;
+    } else if (c == '\\' && i + 1 < line.size()) {
+      word.push_back(line[++i]);
+      open = true;
+    } else if (c == ' ' || c == '\t' || c == '\n') {
+      if (open || !word.empty()) {
+        words.push_back(std::exchange(word, {}));
+      }
+      open = false;
+    } else {
+      word.push_back(c);
+    }
+  }
+  if (open || !word.empty()) {
+    words.push_back(word);
+  }
+  return words;
+}
+
+std::string_view last_component(std::string_view path) {
+  const auto slash = path.rfind('/');
+  return slash == std::string_view::npos ? path : path.substr(slash + 1);
+}
+
+bool has(const std::vector<std::string>& words, std::string_view wanted) {
+  for (const auto& word : words) {
+    if (word == wanted) {
+      return true;
+    }
+  }
+  return false;
+}
+
+[[noreturn]] void usage_error(const std::string& message) {
+  std::fprintf(
+      stderr, "error: %s\n%.*s", message.c_str(), static_cast<int>(kUsage.size()), kUsage.data());
+  std::exit(2);
+}
+
+Options parse_options(int argc, char** argv) {
+  Options options;
+  const auto value_of = [&](int& i, std::string_view name) -> std::string {
+    const std::string_view word = argv[i];
+    if (word.size() > name.size() && word[name.size()] == '=') {
+      return std::string(word.substr(name.size() + 1));
+    }
+    if (i + 1 >= argc) {
+      usage_error(std::string(name) + " needs a value");
+    }
+    return argv[++i];
+  };
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view word = argv[i];
+    const auto name = word.substr(0, word.find('='));
+    if (name == "--state-dir") {
+      options.state_dir = value_of(i, name);
+    } else if (name == "--config") {
+      options.config = value_of(i, name);
+    } else if (name == "--account") {
+      options.account = value_of(i, name);
+    } else if (word == "--no-autostart") {
+      options.autostart = false;
+    } else if (word == "--help" || word == "-h") {
+      std::fwrite(kUsage.data(), 1, kUsage.size(), stdout);
+      std::exit(0);
+    } else {
+      // The client's own words begin here (--serve --write, --stdio, and what it adds to them).
+      options.words.assign(argv + i, argv + argc);
+      break;
+    }
+  }
+  return options;
+}
+
+/// What the words ask for. `over_ssh`: they are a whole command, with its program's name.
+Handoff choose(const std::vector<std::string>& words, bool over_ssh) {
+  Handoff handoff;
+  handoff.limited = over_ssh;
+  if (over_ssh && !words.empty()) {
+    const auto program = last_component(words.front());
+    if (program == "shell" || program == "api" || program == "nixbuild") {
+      handoff.kind = HandoffKind::Admin;
+      handoff.arguments.assign(words.begin() + (program == "nixbuild" ? 1 : 0), words.end());
+      return handoff;
+    }
+  }
+  if (has(words, "--serve")) {
+    handoff.kind = HandoffKind::Serve;
+    handoff.write = has(words, "--write");
+  } else if (has(words, "--stdio")) {
+    handoff.kind = HandoffKind::Worker;
+    handoff.write = true;
+  } else if (words.empty()) {
+    usage_error("nothing asks for a protocol: this is a forced command for Nix clients");
+  } else {
+    std::string all;
+    for (const auto& word : words) {
+      all += (all.empty() ? "" : " ") + word;
+    }
+    usage_error("not a command of a Nix client: " + all);
+  }
+  return handoff;
+}
+
+std::vector<std::string> forwarded_environment() {
+  std::vector<std::string> variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) {
+    if (std::strncmp(*entry, "NIXBUILD", 8) == 0) {
+      variables.emplace_back(*entry);
+    }
+  }
+  return variables;
+}
+
+} // namespace
+
+int main(int argc, char** argv) {
+  auto options = parse_options(argc, argv);
+  bool over_ssh = false;
+  if (options.words.empty()) {
+    if (const char* command = std::getenv("SSH_ORIGINAL_COMMAND")) {
+      options.words = split_words(command);
+      over_ssh = true;
+    }
+  }
+  try {
+    auto handoff = choose(options.words, over_ssh);
+    handoff.account = options.account;
+    handoff.environment = forwarded_environment();
+    const auto state_dir = nixbuild::server::find_state_dir(options.state_dir);
+    return nixbuild::server::run_through_daemon(
+        state_dir, options.config, options.autostart, handoff);
+  } catch (const nixbuild::Error& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return nixbuild::exit_code_of(error.reaction());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "error: %s\n", error.what());
+    return 70;
+  }
+}
