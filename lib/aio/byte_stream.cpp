@@ -28,6 +28,7 @@ namespace {
 constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 constexpr std::chrono::milliseconds kHangUpPoll{200};
 constexpr std::size_t kSendChunk = 8 * kMiB;
+constexpr int kPipeBytes = 1024 * 1024;
 
 bool would_block() noexcept {
   return errno == EAGAIN || errno == EWOULDBLOCK;
@@ -41,6 +42,10 @@ UniqueFd with_own_description(UniqueFd fd) {
   if (S_ISFIFO(info.st_mode) || S_ISCHR(info.st_mode)) {
     const int access = ::fcntl(fd.get(), F_GETFL) & O_ACCMODE;
     const std::string name = "/proc/self/fd/" + std::to_string(fd.get());
+    if (S_ISFIFO(info.st_mode)) {
+      // A pipe holds 64 KiB at first: large transfers would wake both sides for every one of them.
+      ::fcntl(fd.get(), F_SETPIPE_SZ, kPipeBytes);
+    }
     UniqueFd own(::open(name.c_str(), access | O_NONBLOCK | O_CLOEXEC | O_NOCTTY));
     if (own) {
       return own;

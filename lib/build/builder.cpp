@@ -100,6 +100,7 @@ private:
   void name_outputs();
   aio::Task<void> resolve_inputs();
   aio::Task<ComputeLease> lease_machine();
+  aio::Task<void> choose_accelerator();
   aio::Task<void> start();
   aio::Task<sandbox::GuestExit> follow();
   aio::Task<void> take_log(std::string bytes);
@@ -241,6 +242,28 @@ aio::Task<ComputeLease> Attempt::lease_machine() {
                                  request_.derivation.platform,
                                  drv_text_,
                                  refusal));
+}
+
+aio::Task<void> Attempt::choose_accelerator() {
+  record_.accelerator = co_await parts_.executor.prepare();
+  if (record_.accelerator != "tcg") {
+    co_return;
+  }
+  auto count = [this] {
+    return parts_.store.db().accounts().size();
+  };
+  const std::size_t accounts = co_await parts_.pool.run(std::move(count));
+  if (accounts > 1 && !settings_.allow_emulation) {
+    throw BuildFailure(
+        model::BuildStatus::MiscFailure,
+        fmt::format("this builder has no usable KVM and serves {} accounts; software "
+                    "emulation does not keep them apart (sandbox.allow-emulation "
+                    "permits it)",
+                    accounts));
+  }
+  std::string notice = "[nixbuild] no usable KVM: building under software emulation, which is slow "
+                       "and no security boundary\n";
+  co_await take_log(std::move(notice));
 }
 
 aio::Task<void> Attempt::start() {
@@ -539,7 +562,6 @@ aio::Task<model::BuildResult> Attempt::run(const std::function<void(std::int64_t
   record_.derivation = request_.derivation_path.base_name();
   record_.platform = request_.derivation.platform;
   record_.created_us = now_us();
-  record_.accelerator = parts_.executor.accelerator();
   record_.cpus = settings_.cpus;
   record_.memory_bytes = settings_.memory_bytes;
 
@@ -555,6 +577,7 @@ aio::Task<model::BuildResult> Attempt::run(const std::function<void(std::int64_t
     on_number(record_.id);
     co_await resolve_inputs();
     const auto machine = co_await lease_machine();
+    co_await choose_accelerator();
     record_.started_us = now_us();
     co_await start();
     const auto exit = co_await follow();

@@ -1,10 +1,10 @@
 #pragma once
 
-#include <nixbuild/model/hash_text.hpp>
-#include <nixbuild/model/store_path.hpp>
-
 #include "protocol/coder.hpp"
 #include "protocol/skim.hpp"
+
+#include <nixbuild/model/hash_text.hpp>
+#include <nixbuild/model/store_path.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -62,8 +62,8 @@ struct Seconds : WordShape {
 
   static void write(Encoder& encoder, std::chrono::seconds value) {
     constexpr std::chrono::seconds::rep kMost = 0xffffffff;
-    encoder.word(static_cast<std::uint64_t>(
-        std::clamp<std::chrono::seconds::rep>(value.count(), 0, kMost)));
+    encoder.word(
+        static_cast<std::uint64_t>(std::clamp<std::chrono::seconds::rep>(value.count(), 0, kMost)));
   }
 };
 
@@ -223,9 +223,7 @@ struct HexHash : StringShape {
     out = model::parse_hash(decoder.string(), HashAlgorithm::Sha256);
   }
 
-  static void write(Encoder& encoder, const Hash& value) {
-    encoder.string(model::hash_hex(value));
-  }
+  static void write(Encoder& encoder, const Hash& value) { encoder.string(model::hash_hex(value)); }
 };
 
 /// SHA-256 in any of Nix's forms; written as `sha256:<nix32>`.

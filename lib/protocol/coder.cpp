@@ -11,7 +11,8 @@ namespace nixbuild::protocol::wire {
 namespace {
 
 [[noreturn]] void throw_shape(std::string_view what) {
-  throw Error(Reaction::Internal, "wire.shape", fmt::format("decoder and shape disagree: {}", what));
+  throw Error(
+      Reaction::Internal, "wire.shape", fmt::format("decoder and shape disagree: {}", what));
 }
 
 } // namespace

@@ -1,9 +1,9 @@
 #pragma once
 
+#include "protocol/word.hpp"
+
 #include <nixbuild/model/store_path.hpp>
 #include <nixbuild/protocol/wire.hpp>
-
-#include "protocol/word.hpp"
 
 #include <cstdint>
 #include <string>
@@ -30,6 +30,7 @@ public:
 
   /// Error `wire.integer` above 32 bits.
   [[nodiscard]] std::uint32_t small();
+
   /// A count of elements that stand in the message.
   [[nodiscard]] std::size_t count() { return static_cast<std::size_t>(word()); }
 

@@ -1,8 +1,8 @@
 #include "protocol/skim.hpp"
 
-#include <nixbuild/base/error.hpp>
-
 #include "protocol/word.hpp"
+
+#include <nixbuild/base/error.hpp>
 
 #include <fmt/format.h>
 
@@ -100,10 +100,9 @@ void Skimmer::check_limit(const Step& step,
                           std::uint64_t value,
                           std::uint64_t limit) const {
   if (value > limit) {
-    throw Error(
-        Reaction::Reject,
-        "wire.limit",
-        fmt::format("{}: {}: {} {} exceed {}", message_, step.field, value, what, limit));
+    throw Error(Reaction::Reject,
+                "wire.limit",
+                fmt::format("{}: {}: {} {} exceed {}", message_, step.field, value, what, limit));
   }
 }
 

@@ -54,6 +54,7 @@ public:
   /// `bytes` is the message from its first byte on, as far as it has arrived; it only grows between
   /// calls. True once it is complete. Errors: `wire.limit`, `wire.padding`.
   [[nodiscard]] bool advance(ByteView bytes);
+
   /// Bytes of the message, once complete.
   [[nodiscard]] std::size_t size() const noexcept { return position_; }
 

@@ -1,9 +1,9 @@
 #pragma once
 
-#include <nixbuild/protocol/wire.hpp>
-
 #include "protocol/coder.hpp"
 #include "protocol/skim.hpp"
+
+#include <nixbuild/protocol/wire.hpp>
 
 #include <functional>
 #include <string_view>
@@ -12,14 +12,14 @@
 
 /// Messages as tables (decision D4). A layout is a type with
 ///
-///     static constexpr auto fields = std::tuple{field<Codec>("name", &T::member, since, until), …};
+///     static constexpr auto fields = std::tuple{field<Codec>("name", &T::member, since, until),
+///     …};
 ///
 /// in wire order; shape, decoder, encoder and documentation derive from it. A codec is a type with
 ///
 ///     static constexpr std::string_view kind;                         // for the documentation
-///     static void shape(Shape&, std::string_view field, Version);     // where words and strings stand
-///     static void read(Decoder&, Value&);
-///     static void write(Encoder&, const Value&);
+///     static void shape(Shape&, std::string_view field, Version);     // where words and strings
+///     stand static void read(Decoder&, Value&); static void write(Encoder&, const Value&);
 namespace nixbuild::protocol::wire {
 
 inline constexpr Version kFirst{0, 0};
@@ -59,6 +59,16 @@ struct Through {
 template <class Outer, class Inner>
 constexpr Through<Outer, Inner> through(Outer outer, Inner inner) {
   return {outer, inner};
+}
+
+/// A field that is a member of the owner's member `outer`.
+template <class Codec, class Outer, class Inner>
+constexpr auto field_of(std::string_view name,
+                        Outer outer,
+                        Inner inner,
+                        Version since = kFirst,
+                        Version until = kForever) {
+  return field<Codec>(name, through(outer, inner), since, until);
 }
 
 /// The owner itself: for what is not one member.

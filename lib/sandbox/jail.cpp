@@ -165,6 +165,9 @@ void JailedProcess::kill() noexcept {
 
 JailedProcess::Usage JailedProcess::reap() noexcept {
   Usage usage;
+  if (pid_ <= 0) {
+    return usage;
+  }
   rusage used{};
   while (::wait4(pid_, &usage.wait_status, 0, &used) < 0 && errno == EINTR) {
   }

@@ -4,6 +4,7 @@
 #include <nixbuild/server/admin.hpp>
 #include <nixbuild/server/daemon.hpp>
 #include <nixbuild/server/handoff.hpp>
+#include <nixbuild/server/late_executor.hpp>
 #include <nixbuild/server/serve_session.hpp>
 #include <nixbuild/store/files.hpp>
 #include <nixbuild/store/sqlite.hpp>
@@ -121,28 +122,11 @@ build::BuilderSettings builder_settings(const Config& config, const MachineShare
   settings.max_log_bytes = config.max_log_bytes;
   settings.max_output_bytes = config.max_output_bytes;
   settings.build_cores = share.build_cpus;
+  settings.allow_emulation = config.allow_emulation;
   return settings;
 }
 
 } // namespace
-
-MachineShare
-share_of(const Config& config, unsigned machine_cpus, std::uint64_t machine_memory_bytes) {
-  MachineShare share;
-  share.cpus = config.cpus != 0 ? config.cpus : std::max(1U, machine_cpus);
-  share.memory_bytes =
-      config.memory_bytes != 0 ? config.memory_bytes : machine_memory_bytes / 4 * 3;
-  share.build_cpus =
-      config.build_cpus != 0 ? config.build_cpus : std::clamp(share.cpus / 2, 1U, 4U);
-  share.build_cpus = std::min(share.build_cpus, share.cpus);
-  const std::uint64_t builds_at_once = std::max(1U, share.cpus / share.build_cpus);
-  share.build_memory_bytes =
-      config.build_memory_bytes != 0
-          ? config.build_memory_bytes
-          : std::clamp<std::uint64_t>(share.memory_bytes / builds_at_once, kGiB, 4 * kGiB);
-  share.build_memory_bytes = std::min(share.build_memory_bytes, share.memory_bytes) / kMiB * kMiB;
-  return share;
-}
 
 struct Daemon::State {
   DaemonSettings settings;
@@ -157,7 +141,7 @@ struct Daemon::State {
   std::unique_ptr<store::SegmentStore> segments;
   std::unique_ptr<store::LogStore> logs;
   store::Store store;
-  std::unique_ptr<sandbox::Executor> executor;
+  LateExecutor executor;
   build::LeaseDesk leases;
   build::Builder builder;
   aio::TaskGroup build_tasks;
@@ -178,9 +162,9 @@ struct Daemon::State {
         segments(store::open_file_segments(settings.state_dir + "/store")),
         logs(store::open_file_logs(settings.state_dir + "/logs")),
         store(*db, *segments, clock, model::StoreDir(settings.config.store_dir)),
-        executor(make_executor(io.get_executor())),
+        executor([this, make_executor] { return make_executor(io.get_executor()); }, pool),
         leases(std::make_unique<scheduler::LocalEngine>(engine_settings(settings.config, share))),
-        builder({store, *logs, *executor, leases, pool, clock, log, &signing_key},
+        builder({store, *logs, executor, leases, pool, clock, log, &signing_key},
                 builder_settings(settings.config, share)),
         build_tasks(io.get_executor(), log), session_tasks(io.get_executor(), log),
         builds(builder, build_tasks), parts{store, *logs, builds, pool, log}, acceptor(io),

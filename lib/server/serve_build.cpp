@@ -25,6 +25,7 @@ constexpr std::uint64_t kDerivationBytes = 64 * kMiB;
 /// What the watcher of the client's input and the session share; both run on one strand.
 struct ClientWatch {
   bool gone = false;
+  bool ended = false; ///< the watcher is done; its signal must not be used any more
   asio::cancellation_signal stop;
 };
 
@@ -32,10 +33,15 @@ aio::Task<void> watch_client(std::shared_ptr<ClientWatch> watch,
                              std::shared_ptr<aio::ByteStream> in,
                              std::shared_ptr<aio::ByteStream> err,
                              build::LogFeed* feed) {
-  co_await in->wait_hang_up();
-  watch->gone = true;
-  feed->event().notify();
-  err->cancel();
+  try {
+    co_await in->wait_hang_up();
+    watch->gone = true;
+    feed->event().notify();
+    err->cancel();
+  } catch (const std::exception&) {
+    // Told to stop: the build has ended first.
+  }
+  watch->ended = true;
 }
 
 } // namespace
@@ -92,7 +98,9 @@ aio::Task<model::BuildResult> ServeState::follow(build::Attachment attachment) {
   } catch (...) {
     failure = std::current_exception();
   }
-  watch->stop.emit(asio::cancellation_type::terminal);
+  if (!watch->ended) {
+    watch->stop.emit(asio::cancellation_type::terminal);
+  }
   if (failure) {
     std::rethrow_exception(failure);
   }

@@ -4,6 +4,7 @@
 #include <nixbuild/server/serve_session.hpp>
 
 #include <memory>
+#include <optional>
 #include <string>
 
 namespace nixbuild::server {
@@ -37,6 +38,11 @@ private:
   aio::Task<void> send_nar(store::Export& source);
   aio::Task<void> export_paths(protocol::serve::ExportPaths request);
   aio::Task<void> add_to_store_nar(protocol::serve::AddToStoreNar request);
+  /// An import of what was announced; nothing when the path is valid already. Blocking.
+  std::optional<store::Import> begin_add(const model::PathInfo& info);
+  aio::Task<void> receive_nar(store::Import import, std::uint64_t left, std::string path);
+  /// Up to `left` raw bytes of the request, at least one. Throws when the client leaves.
+  aio::Task<std::size_t> take_raw(Bytes& buffer, std::uint64_t left, std::string path);
   aio::Task<void> import_paths();
   aio::Task<void> build_derivation(protocol::serve::BuildDerivation request);
   aio::Task<void> build_paths(protocol::serve::BuildPaths request);

@@ -32,17 +32,25 @@ PathKey key_of_hash_part(std::string_view hash_part) noexcept {
   return key;
 }
 
-model::StorePath path_of(ByteView key, std::string_view name) {
-  std::string text(model::StorePath::kHashLength + 1, '-');
+void append_hash_part(ByteView key, std::string& out) {
+  const auto start = out.size();
+  out.resize(start + model::StorePath::kHashLength);
   for (std::size_t group = 0; group < 4; ++group) {
     std::uint64_t bits = 0;
     for (std::size_t i = 0; i < 5; ++i) {
       bits = bits << 8 | key[group * 5 + i];
     }
     for (std::size_t i = 0; i < 8; ++i) {
-      text[group * 8 + i] = kAlphabet[bits >> (5 * (7 - i)) & 31];
+      out[start + group * 8 + i] = kAlphabet[bits >> (5 * (7 - i)) & 31];
     }
   }
+}
+
+model::StorePath path_of(ByteView key, std::string_view name) {
+  std::string text;
+  text.reserve(model::StorePath::kHashLength + 1 + name.size());
+  append_hash_part(key, text);
+  text.push_back('-');
   text.append(name);
   return model::StorePath::parse(text);
 }

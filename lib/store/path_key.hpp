@@ -20,6 +20,9 @@ using PathKey = std::array<std::uint8_t, 20>;
   return key_of_hash_part(path.hash_part());
 }
 
+/// Appends the 32 characters of a key of 20 bytes.
+void append_hash_part(ByteView key, std::string& out);
+
 /// The path of a key of 20 bytes and a name. Errors as StorePath::parse.
 [[nodiscard]] model::StorePath path_of(ByteView key, std::string_view name);
 

@@ -125,12 +125,18 @@ void bind_build(Query& query, const BuildRecord& record) {
   query.bind(13, std::string_view(record.phases)).bind(14, record.account.value);
 }
 
+/// Readers ask in key order and gain little from a cache.
+SqliteOptions for_readers(SqliteOptions options) {
+  options.cache_kib /= 4;
+  return options;
+}
+
 class SqliteMetadata final : public MetadataDb {
 public:
   SqliteMetadata(const std::filesystem::path& path,
                  const SqliteOptions& options,
                  std::unique_ptr<Connection> connection)
-      : readers_(path, options), writer_(std::move(connection)) {}
+      : readers_(path, for_readers(options)), writer_(std::move(connection)) {}
 
   AccountId ensure_account(std::string_view name) override {
     check_account_name(name);
@@ -190,7 +196,8 @@ public:
   std::optional<model::PathInfo> path_info(AccountId account,
                                            const model::StorePath& path) override {
     return readers_.read([&](Connection& connection) -> std::optional<model::PathInfo> {
-      auto found = select_infos(connection, account, {&path, 1});
+      RowNames names;
+      auto found = select_infos(connection, account, {&path, 1}, names);
       return found.empty() ? std::nullopt : std::optional(std::move(found.front()));
     });
   }
@@ -199,9 +206,10 @@ public:
                   std::span<const model::StorePath> paths,
                   const std::function<void(const model::PathInfo&)>& visit) override {
     readers_.read([&](Connection& connection) {
+      RowNames names;
       while (!paths.empty()) {
         const auto chunk = paths.first(std::min(paths.size(), kInfoChunk));
-        for (const auto& info : select_infos(connection, account, chunk)) {
+        for (const auto& info : select_infos(connection, account, chunk, names)) {
           visit(info);
         }
         paths = paths.subspan(chunk.size());

@@ -30,6 +30,15 @@ std::vector<Asked> in_key_order(std::span<const model::StorePath> paths) {
   return asked;
 }
 
+/// Where in a table by row number it stands. Error `metadata.corrupt` for what cannot be one.
+std::size_t place_of_row(std::int64_t row) {
+  constexpr std::int64_t kLimit = std::int64_t{1} << 33;
+  if (row <= 0 || row > kLimit) {
+    throw Error(Reaction::Corrupt, "metadata.corrupt", fmt::format("row number {}", row));
+  }
+  return static_cast<std::size_t>(row);
+}
+
 constexpr const char* kSelectId =
     "select id from Paths where account = ? and key = ? and name = ?";
 
@@ -49,11 +58,7 @@ class RowSet {
 public:
   /// False when it was there already.
   bool insert(std::int64_t id) {
-    constexpr std::int64_t kLimit = std::int64_t{1} << 33;
-    if (id <= 0 || id > kLimit) {
-      throw Error(Reaction::Corrupt, "metadata.corrupt", fmt::format("row number {}", id));
-    }
-    const auto at = static_cast<std::size_t>(id);
+    const auto at = place_of_row(id);
     if (at >= bits_.size()) {
       bits_.resize(std::max(at + 1, bits_.size() * 2));
     }
@@ -66,22 +71,21 @@ private:
   std::vector<bool> bits_;
 };
 
-/// The paths of row numbers, which must ascend.
-model::StorePaths paths_of_rows(Connection& connection, const std::vector<std::int64_t>& ids) {
-  model::StorePaths paths;
-  paths.reserve(ids.size());
+/// Calls `visit(row, key, name)` for rows, which ascend.
+template <class Visit>
+void visit_rows(Connection& connection, const std::vector<std::int64_t>& rows, Visit&& visit) {
   Query query(connection, "select key, name from Paths where id = ?");
-  for (const auto id : ids) {
-    query.bind(0, id);
-    if (!query.step() || query.blob(0).size() != PathKey{}.size()) {
+  for (const auto row : rows) {
+    query.bind(0, row);
+    if (!query.step() || query.blob(0).size() != PathKey{}.size() ||
+        query.text(1).size() > model::StorePath::kNameLimit) {
       throw Error(Reaction::Corrupt,
                   "metadata.corrupt",
-                  fmt::format("row {} is referred to and holds no path", id));
+                  fmt::format("row {} is referred to and holds no path", row));
     }
-    paths.push_back(path_of(query.blob(0), query.text(1)));
+    visit(row, query.blob(0), query.text(1));
     query.reset();
   }
-  return paths;
 }
 
 void append_references(Query& query, std::int64_t id, std::vector<std::int64_t>& references) {
@@ -130,6 +134,43 @@ model::PathInfo info_of_row(const Query& query, const model::StorePath& path) {
 
 } // namespace
 
+bool RowNames::knows(std::int64_t row) const noexcept {
+  const auto at = static_cast<std::size_t>(row);
+  return at < places_.size() && places_[at] != 0;
+}
+
+void RowNames::learn_one(std::int64_t row, ByteView key, std::string_view name) {
+  const auto at = place_of_row(row);
+  if (at >= places_.size()) {
+    places_.resize(std::max(at + 1, places_.size() * 2));
+  }
+  places_[at] = static_cast<std::uint32_t>(names_.size() + 1);
+  names_.push_back(static_cast<char>(model::StorePath::kHashLength + 1 + name.size()));
+  append_hash_part(key, names_);
+  names_.push_back('-');
+  names_.append(name);
+  ++count_;
+}
+
+void RowNames::learn(Connection& connection, const std::vector<std::int64_t>& rows) {
+  if (count_ + rows.size() > kMost) {
+    *this = RowNames();
+  }
+  std::vector<std::int64_t> unknown;
+  std::copy_if(rows.begin(), rows.end(), std::back_inserter(unknown), [&](std::int64_t row) {
+    return !knows(row);
+  });
+  visit_rows(connection, unknown, [&](std::int64_t row, ByteView key, std::string_view name) {
+    learn_one(row, key, name);
+  });
+}
+
+model::StorePath RowNames::path(std::int64_t row) const {
+  const std::size_t at = places_.at(place_of_row(row)) - 1;
+  const auto size = static_cast<unsigned char>(names_[at]);
+  return model::StorePath::parse(std::string_view(names_).substr(at + 1, size));
+}
+
 model::StorePaths select_valid(Connection& connection,
                                AccountId account,
                                std::span<const model::StorePath> paths) {
@@ -154,7 +195,8 @@ model::StorePaths select_valid(Connection& connection,
 
 std::vector<model::PathInfo> select_infos(Connection& connection,
                                           AccountId account,
-                                          std::span<const model::StorePath> paths) {
+                                          std::span<const model::StorePath> paths,
+                                          RowNames& names) {
   struct Found {
     std::size_t index;
     std::size_t first_reference;
@@ -182,14 +224,13 @@ std::vector<model::PathInfo> select_infos(Connection& connection,
   auto rows = references;
   std::sort(rows.begin(), rows.end());
   rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
-  const auto names = paths_of_rows(connection, rows);
+  names.learn(connection, rows);
   std::vector<std::size_t> order(paths.size(), infos.size());
   for (std::size_t i = 0; i < found.size(); ++i) {
     auto& into = infos[i].references;
     into.reserve(found[i].last_reference - found[i].first_reference);
     for (auto at = found[i].first_reference; at < found[i].last_reference; ++at) {
-      const auto row = std::lower_bound(rows.begin(), rows.end(), references[at]);
-      into.push_back(names[static_cast<std::size_t>(row - rows.begin())]);
+      into.push_back(names.path(references[at]));
     }
     std::sort(into.begin(), into.end());
     order[found[i].index] = i;
@@ -239,7 +280,11 @@ model::StorePaths select_closure(Connection& connection,
     }
   }
   std::sort(rows.begin(), rows.end());
-  auto paths = paths_of_rows(connection, rows);
+  model::StorePaths paths;
+  paths.reserve(rows.size());
+  visit_rows(connection, rows, [&](std::int64_t, ByteView key, std::string_view name) {
+    paths.push_back(path_of(key, name));
+  });
   std::sort(paths.begin(), paths.end());
   return paths;
 }
@@ -287,42 +332,54 @@ select_referrers(Connection& connection, AccountId account, const model::StorePa
 
 namespace {
 
-/// Inserts one row; returns its number, or nothing when the path is valid already.
-std::optional<std::int64_t> insert_row(Connection& connection,
-                                       AccountId account,
-                                       const model::PathInfo& info,
-                                       const PathKey& key) {
+struct Row {
+  std::int64_t id = 0;
+  bool fresh = false; ///< inserted just now
+};
+
+/// Inserts one row, or finds the one of a path that is valid already.
+Row insert_row(Connection& connection,
+               AccountId account,
+               const model::PathInfo& info,
+               const PathKey& key) {
   check_registrable(info);
-  if (const auto existing = select_by_key(connection, account, key)) {
-    if (*existing != info.path) {
-      throw_hash_part_taken(info.path, *existing);
+  {
+    Query query(connection, "select id, name from Paths where account = ? and key = ?");
+    query.bind(0, account.value).bind(1, ByteView(key));
+    if (query.step()) {
+      if (query.text(1) != info.path.name()) {
+        throw_hash_part_taken(info.path, path_of(key, query.text(1)));
+      }
+      return {query.integer(0), false};
     }
-    return std::nullopt;
   }
   Query query(connection,
               "insert into Paths (account, key, name, nar_hash, nar_size, registration_time, "
               "ultimate, deriver, signatures, content_address) values (?,?,?,?,?,?,?,?,?,?)");
+  const auto bind_text = [&](int index, std::string_view text) {
+    if (text.empty()) {
+      query.bind_null(index);
+    } else {
+      query.bind(index, text);
+    }
+  };
   query.bind(0, account.value).bind(1, ByteView(key)).bind(2, info.path.name());
   query.bind(3, info.nar_hash.bytes()).bind(4, static_cast<std::int64_t>(info.nar_size));
   query.bind(5, info.registration_time).bind(6, std::int64_t{info.ultimate ? 1 : 0});
-  if (info.deriver) {
-    query.bind(7, std::string_view(info.deriver->base_name()));
-  } else {
-    query.bind_null(7);
-  }
+  bind_text(7, info.deriver ? std::string_view(info.deriver->base_name()) : std::string_view());
   const std::string signatures = join(info.signatures);
-  if (signatures.empty()) {
-    query.bind_null(8);
-  } else {
-    query.bind(8, std::string_view(signatures));
-  }
-  if (info.content_address.empty()) {
-    query.bind_null(9);
-  } else {
-    query.bind(9, std::string_view(info.content_address));
-  }
+  bind_text(8, signatures);
+  bind_text(9, info.content_address);
   query.run();
-  return connection.last_row();
+  return {connection.last_row(), true};
+}
+
+void check_account(Connection& connection, AccountId account) {
+  Query query(connection, "select 1 from Accounts where id = ?");
+  query.bind(0, account.value);
+  if (!query.step()) {
+    throw_unknown_account(account);
+  }
 }
 
 } // namespace
@@ -330,40 +387,39 @@ std::optional<std::int64_t> insert_row(Connection& connection,
 void insert_paths(Connection& connection,
                   AccountId account,
                   std::span<const model::PathInfo> infos) {
+  check_account(connection, account);
   // In key order, so that the index grows page by page.
   std::vector<Asked> asked;
   asked.reserve(infos.size());
   for (std::size_t i = 0; i < infos.size(); ++i) {
     asked.push_back({key_of(infos[i].path), i});
   }
-  std::stable_sort(
-      asked.begin(), asked.end(), [](const Asked& a, const Asked& b) { return a.key < b.key; });
-  {
-    Query query(connection, "select 1 from Accounts where id = ?");
-    query.bind(0, account.value);
-    if (!query.step()) {
-      throw_unknown_account(account);
-    }
-  }
-  std::vector<std::optional<std::int64_t>> rows(infos.size());
+  const auto before = [](const Asked& a, const Asked& b) { return a.key < b.key; };
+  std::stable_sort(asked.begin(), asked.end(), before);
+  std::vector<Row> rows(infos.size());
   for (const auto& [key, index] : asked) {
     rows[index] = insert_row(connection, account, infos[index], key);
   }
   Query find(connection, kSelectId);
+  const auto row_of = [&](const model::StorePath& path) -> std::optional<std::int64_t> {
+    const auto key = key_of(path);
+    const auto at = std::lower_bound(asked.begin(), asked.end(), Asked{key, 0}, before);
+    if (at != asked.end() && infos[at->index].path == path) {
+      return rows[at->index].id;
+    }
+    return find_id(find, account, key, path.name());
+  };
   Query insert(connection, "insert or ignore into Refs (referrer, reference) values (?, ?)");
   for (const auto& [key, index] : asked) {
-    if (!rows[index]) {
+    if (!rows[index].fresh) {
       continue;
     }
-    const auto& info = infos[index];
-    for (const auto& reference : info.references) {
-      const auto id = reference == info.path
-                          ? rows[index]
-                          : find_id(find, account, key_of(reference), reference.name());
+    for (const auto& reference : infos[index].references) {
+      const auto id = row_of(reference);
       if (!id) {
-        throw_invalid_reference(info.path, reference);
+        throw_invalid_reference(infos[index].path, reference);
       }
-      insert.bind(0, *rows[index]).bind(1, *id).run();
+      insert.bind(0, rows[index].id).bind(1, *id).run();
     }
   }
 }

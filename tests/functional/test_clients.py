@@ -151,8 +151,8 @@ def test_time_limits(client, server, small, option, body):
     assert ("of silence" in done.stderr) == (option == "max-silent-time")
 
 
-def test_session_without_write_permission_or_with_rubbish(server):
-    """Bytes that are no greeting end the one session with an error; the next client is served."""
+def test_rubbish_and_foreign_commands(server):
+    """Bytes that are no greeting and commands that are no door end that one session with an error."""
     done = server.ssh("nix-store --serve --write", input=b"GET / HTTP/1.0\r\n\r\n" + bytes(64))
     assert done.returncode != 0
     if SERVER == "nixbuild":

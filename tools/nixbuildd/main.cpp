@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <filesystem>
 #include <iostream>
 #include <mutex>
 #include <string>
@@ -78,6 +79,27 @@ po::options_description describe_options() {
   return options;
 }
 
+nixbuild::sandbox::QemuExecutorSettings sandbox_settings(const nixbuild::server::Config& config,
+                                                         const std::filesystem::path& state_dir) {
+  nixbuild::sandbox::QemuExecutorSettings settings;
+  settings.runner = nixbuild::server::find_program("nixbuild-runner");
+  settings.guest = nixbuild::server::find_program("nixbuild-guest");
+  settings.run_directory = state_dir / "run";
+  settings.kernel_cache = state_dir / "kernels";
+  settings.accelerator = nixbuild::sandbox::accelerator_choice_of(config.accelerator);
+  settings.log_limit_bytes = config.max_log_bytes;
+  if (!config.shell.empty()) {
+    settings.busybox = config.shell;
+  }
+  if (!config.kernel_image.empty()) {
+    nixbuild::sandbox::KernelSource kernel;
+    kernel.image = config.kernel_image;
+    kernel.modules = config.kernel_modules;
+    settings.kernel = kernel;
+  }
+  return settings;
+}
+
 int run(const po::variables_map& given) {
   StderrLog log(given.count("verbose") > 0);
   nixbuild::server::DaemonSettings settings;
@@ -88,16 +110,11 @@ int run(const po::variables_map& given) {
   if (given.count("ready-fd") > 0) {
     settings.ready.reset(given["ready-fd"].as<int>());
   }
-  nixbuild::sandbox::QemuExecutorSettings sandbox;
-  sandbox.runner_path = nixbuild::server::find_program("nixbuild-runner");
-  sandbox.guest_path = nixbuild::server::find_program("nixbuild-guest");
-  sandbox.state_dir = settings.state_dir;
-  sandbox.accelerator = settings.config.accelerator;
-  sandbox.kernel_image = settings.config.kernel_image;
-  sandbox.kernel_modules = settings.config.kernel_modules;
-  sandbox.shell_path = settings.config.shell;
-  nixbuild::server::ExecutorFactory factory = [&sandbox](boost::asio::any_io_executor executor) {
-    return nixbuild::sandbox::make_qemu_executor(executor, sandbox);
+  const auto config = settings.config;
+  const std::filesystem::path state_dir = settings.state_dir;
+  nixbuild::server::ExecutorFactory factory = [config,
+                                               state_dir](boost::asio::any_io_executor executor) {
+    return nixbuild::sandbox::make_qemu_executor(executor, sandbox_settings(config, state_dir));
   };
   nixbuild::server::Daemon daemon(std::move(settings), std::move(factory), log);
   return daemon.run();

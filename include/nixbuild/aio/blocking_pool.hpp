@@ -1,13 +1,18 @@
 #pragma once
 
+#include <nixbuild/aio/event.hpp>
 #include <nixbuild/aio/task.hpp>
 #include <nixbuild/base/api.hpp>
 
 #include <boost/asio/co_spawn.hpp>
+#include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
 
+#include <atomic>
 #include <cstddef>
+#include <exception>
+#include <memory>
 #include <optional>
 #include <type_traits>
 #include <utility>
@@ -39,6 +44,48 @@ public:
     }
   }
 
+  /// Work that was handed in and is waited for later. Shared with the thread that does it, so that
+  /// nobody has to wait.
+  class Pending {
+  public:
+    /// Completes with the work; rethrows what it threw.
+    Task<void> wait() {
+      for (;;) {
+        const auto seen = done_.count();
+        if (ended_.load()) {
+          if (failure_) {
+            std::rethrow_exception(failure_);
+          }
+          co_return;
+        }
+        co_await done_.wait(seen);
+      }
+    }
+
+  private:
+    friend class BlockingPool;
+    Event done_;
+    std::atomic<bool> ended_{false};
+    std::exception_ptr failure_;
+  };
+
+  /// Starts `work` and comes back at once. It must own what it uses: the caller may be gone before
+  /// it runs.
+  template <class Work>
+  [[nodiscard]] std::shared_ptr<Pending> start(Work work) {
+    auto pending = std::make_shared<Pending>();
+    boost::asio::post(pool_, [pending, work = std::move(work)]() mutable {
+      try {
+        work();
+      } catch (...) {
+        pending->failure_ = std::current_exception();
+      }
+      pending->ended_.store(true);
+      pending->done_.notify();
+    });
+    return pending;
+  }
+
   /// Waits for the work that runs; nothing may be handed in afterwards.
   void join() { pool_.join(); }
 
@@ -48,6 +95,7 @@ private:
     work();
     co_return;
   }
+
   template <class Result, class Work>
   static Task<std::optional<Result>> call_for(Work work) {
     std::optional<Result> result(work());

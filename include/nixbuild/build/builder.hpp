@@ -39,6 +39,7 @@ struct BuilderSettings {
   std::uint64_t max_output_bytes = 64 * kGiB; ///< of one output's NAR
   std::chrono::seconds lost_after{300};       ///< a VM that says nothing before its builder runs
   unsigned build_cores = 1;                   ///< NIX_BUILD_CORES
+  bool allow_emulation = false; ///< software emulation even where several accounts are served
 };
 
 /// Stops a build from another strand. Thread safe; survives the build.

@@ -103,11 +103,14 @@ struct PathInfoReply {
 /// Server side of one connection: gathers bytes, gives requests. Decoding costs time linear in the
 /// bytes however they are cut; memory grows with bytes received, never with sizes announced.
 /// Errors (Reject): `serve.magic`, `serve.version`, `serve.command`, `wire.padding`,
-/// `wire.integer`, `wire.limit`, `wire.string`, `store-path.*`, `derivation.*`, each naming the
-/// field. After an error the reader is dead.
+/// `wire.integer`, `wire.limit`, `wire.string`, `hash.*`, `store-path.*`, `derivation.*`, each
+/// naming the field. After an error the reader is dead: it throws the same error again. Lists of
+/// paths keep the client's order and duplicates; references and input sources are sorted and
+/// unique.
 class NIXBUILD_API RequestReader {
 public:
-  explicit RequestReader(model::StoreDir dir, Limits limits = {});
+  /// `server` is the version that our hello announces.
+  explicit RequestReader(model::StoreDir dir, Limits limits = {}, Version server = kServerVersion);
   ~RequestReader();
   RequestReader(RequestReader&&) noexcept;
   RequestReader& operator=(RequestReader&&) noexcept;
@@ -147,14 +150,15 @@ NIXBUILD_API void write_number(std::string& out, std::uint64_t number);
 NIXBUILD_API void
 write_build_paths_reply(std::string& out, model::BuildStatus status, std::string_view message);
 /// Reply to BuildDerivation. `realisation_hashes` from model::realisation_hashes: used below 2.8
-/// for the keys of the outputs.
+/// for the keys of the outputs; an output that is not in it gets the zero hash.
 NIXBUILD_API void write_build_result(std::string& out,
                                      const model::StoreDir& dir,
                                      Version version,
                                      const model::BuildResult& result,
                                      const std::map<std::string, Hash>& realisation_hashes);
 
-/// Client side: bytes of requests (raw NAR bytes are the caller's to send after it).
+/// Client side: bytes of requests (raw NAR bytes are the caller's to send after it). Error
+/// `serve.command` when the version does not have the request.
 NIXBUILD_API void write_client_hello(std::string& out, Version version = kNewestVersion);
 NIXBUILD_API void write_request(std::string& out,
                                 const model::StoreDir& dir,
@@ -162,7 +166,8 @@ NIXBUILD_API void write_request(std::string& out,
                                 const Request& request);
 
 /// Client side: gathers the server's bytes and reads the reply that the caller expects next. Every
-/// `read_…` gives nothing while bytes are missing. Same guarantees and errors as RequestReader.
+/// `read_…` gives nothing while bytes are missing. Same guarantees and errors as RequestReader, and
+/// `wire.status`, `wire.realisation`.
 class NIXBUILD_API ReplyReader {
 public:
   explicit ReplyReader(model::StoreDir dir, Limits limits = {});

@@ -77,7 +77,12 @@ public:
   virtual ~Executor() = default;
   /// Returns as soon as the runner has the plan. Errors: `sandbox.spawn`, `sandbox.disk`.
   virtual aio::Task<std::unique_ptr<Execution>> start(ExecutionPlan plan) = 0;
-  /// `kvm`, `tcg` or `fake`: told to people in logs and listings.
+
+  /// Makes sure that builds can start here and names the accelerator they will use. Errors: what
+  /// keeps every build from starting (no kernel, no hypervisor).
+  virtual aio::Task<std::string> prepare() { co_return accelerator(); }
+
+  /// `kvm`, `tcg` or `fake`: told to people in logs and listings. Empty: not known before prepare.
   [[nodiscard]] virtual std::string accelerator() const = 0;
 };
 

@@ -70,6 +70,7 @@ struct GuestExit {
   std::chrono::microseconds cpu_user{0};
   std::chrono::microseconds cpu_system{0};
   std::uint64_t peak_memory_bytes = 0;
+  std::uint64_t log_bytes = 0; ///< of the whole log, all written before this was sent
   std::chrono::microseconds boot_time{0};    ///< kernel start to init
   std::chrono::microseconds mount_time{0};   ///< inputs and scratch
   std::chrono::microseconds builder_time{0}; ///< start to end of the builder

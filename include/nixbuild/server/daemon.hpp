@@ -17,7 +17,7 @@
 
 namespace nixbuild::server {
 
-/// Makes the executor once the daemon's event loop exists.
+/// Makes the executor when the first build needs it. May block.
 using ExecutorFactory =
     std::function<std::unique_ptr<sandbox::Executor>(boost::asio::any_io_executor)>;
 

@@ -14,9 +14,9 @@ struct SqliteOptions {
   /// True: a registration has reached the disk when the call returns. False: it survives the death
   /// of the process, but the last ones may be lost with the power.
   bool durable = true;
-  /// Page cache of one connection in KiB. There is one writing connection, and a reading one for
-  /// each thread that reads at the same time.
-  std::size_t cache_kib = 4096;
+  /// Page cache of the one writing connection in KiB. Each thread that reads at the same time uses a
+  /// connection with a quarter of it.
+  std::size_t cache_kib = 8192;
   /// Reading connections kept open while nobody uses them.
   std::size_t idle_readers = 4;
 };

@@ -1,11 +1,11 @@
 #pragma once
 
 #include "sandbox/runner/client.hpp"
-#include "sandbox/runner/guest_channel.hpp"
 #include "sandbox/runner/log_spool.hpp"
 #include "sandbox/runner/machine.hpp"
 
 #include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/sandbox/guest_protocol.hpp>
 #include <nixbuild/sandbox/runner_protocol.hpp>
 #include <nixbuild/sandbox/vmdk.hpp>
 
@@ -51,10 +51,13 @@ private:
   void take_extents(const Extents& extents);
   void launch();
 
+  void write_control();
   void read_control();
   void read_log();
   void read_output();
   void take_guest_events();
+  void guest_exited(const GuestExit& exit);
+  void output_ended(const GuestOutputEnd& end);
   void process_ended();
   void conclude();
 
@@ -80,7 +83,8 @@ private:
   LogSpool log_{"log"};
   std::vector<PhaseMark> phases_;
   std::optional<Machine> machine_;
-  std::optional<GuestChannel> guest_;
+  std::optional<GuestSession> guest_;
+  std::string to_guest_; ///< control bytes that have not been written yet
   std::optional<Failed> failure_;
   std::optional<Down> down_;
 

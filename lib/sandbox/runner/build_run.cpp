@@ -1,0 +1,482 @@
+#include "sandbox/runner/build_run.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <utility>
+
+namespace nixbuild::sandbox::runner {
+
+namespace {
+
+constexpr std::size_t kPiece = 64 * kKiB;
+/// How far the log may run ahead of the daemon that reads it.
+constexpr std::uint64_t kLogAhead = 1 * kMiB;
+constexpr std::chrono::seconds kPlanPatience{60};
+constexpr std::chrono::seconds kDownPatience{5};
+constexpr std::chrono::seconds kFarewellPatience{30};
+
+/// One read of a socket that does not block; nothing when there is nothing.
+std::optional<std::size_t> read_some(const UniqueFd& socket, std::array<std::uint8_t, kPiece>& buffer) {
+  const auto got = ::recv(socket.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+  if (got >= 0) {
+    return static_cast<std::size_t>(got);
+  }
+  if (errno == EAGAIN || errno == EINTR) {
+    return std::nullopt;
+  }
+  return 0;
+}
+
+} // namespace
+
+std::size_t BuildRun::Watch::add(int fd, short events) {
+  entries.push_back({fd, events, 0});
+  return entries.size() - 1;
+}
+
+bool BuildRun::Watch::ready(std::size_t index) const {
+  return entries[index].revents != 0;
+}
+
+BuildRun::BuildRun(UniqueFd daemon, UniqueFd listener) : listener_(std::move(listener)) {
+  client_.emplace(std::move(daemon));
+  deadline_ = Clock::now() + kPlanPatience;
+}
+
+int BuildRun::run() {
+  while (!done_) {
+    try {
+      turn();
+    } catch (const Error& error) {
+      fail(error.code(), error.message());
+    } catch (const std::exception& error) {
+      fail("sandbox.lost", error.what());
+    }
+  }
+  machine_.reset();
+  return status_;
+}
+
+/// One round: wait for something, move some bytes, tell the daemon.
+void BuildRun::turn() {
+  Watch watch;
+  const auto listener = watch.add(listener_.get(), POLLIN);
+  const auto client = watch.add(
+      client_ ? client_->fd() : -1,
+      static_cast<short>(POLLIN | (client_ && client_->has_output() ? POLLOUT : 0)));
+  const bool talking = machine_ && !control_ended_ && !failure_;
+  const auto control = watch.add(
+      talking ? machine_->control.get() : -1,
+      static_cast<short>(POLLIN | (talking && !to_guest_.empty() ? POLLOUT : 0)));
+  const auto log = watch.add(machine_ && wants_log() ? machine_->log.get() : -1, POLLIN);
+  const auto output = watch.add(machine_ && wants_output() ? machine_->output.get() : -1, POLLIN);
+  const auto process = watch.add(machine_ ? machine_->process.pidfd() : -1, POLLIN);
+  if (::poll(watch.entries.data(), watch.entries.size(), wait_milliseconds()) < 0 && errno != EINTR) {
+    throw_system_error("sandbox.lost", "poll");
+  }
+  if (watch.ready(listener)) {
+    accept_client();
+  } else if (watch.ready(client) && client_) {
+    serve_client();
+  }
+  // The log before control: what the guest has written stands before what it says about its end.
+  if (watch.ready(log)) {
+    read_log();
+  }
+  if (watch.ready(control)) {
+    read_control();
+  }
+  if (watch.ready(output)) {
+    read_output();
+  }
+  if (guest_ && !failure_) {
+    take_guest_events();
+  }
+  if (watch.ready(process)) {
+    process_ended();
+  }
+  check_deadlines();
+  tell_client();
+}
+
+void BuildRun::accept_client() {
+  UniqueFd socket(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!socket) {
+    return;
+  }
+  // One daemon owns the state directory, so a new connection is the one that counts.
+  relaying_ = false;
+  wanted_output_.reset();
+  client_.emplace(std::move(socket));
+}
+
+void BuildRun::serve_client() {
+  client_->read_more();
+  client_->flush();
+  try {
+    while (client_) {
+      auto message = client_->next();
+      if (!message) {
+        break;
+      }
+      handle(std::move(*message));
+    }
+  } catch (const Error& error) {
+    if (machine_) {
+      // A confused daemon is no reason to lose the build: another one may attach.
+      client_.reset();
+      relaying_ = false;
+      return;
+    }
+    throw;
+  }
+  if (client_ && client_->closed()) {
+    client_.reset();
+    relaying_ = false;
+    wanted_output_.reset();
+    if (!start_ || !machine_ || failure_ || finishing_) {
+      done_ = true; // nothing that another daemon could collect
+    } else if (exited_) {
+      deadline_ = Clock::now() + std::chrono::seconds(start_->grace_seconds);
+    }
+  }
+}
+
+void BuildRun::handle(Message message) {
+  if (auto* start = std::get_if<Start>(&message)) {
+    take_start(std::move(*start));
+  } else if (const auto* extents = std::get_if<Extents>(&message)) {
+    take_extents(*extents);
+  } else if (const auto* attach = std::get_if<Attach>(&message)) {
+    client_->attached = true;
+    client_->log_told = std::min(attach->log_offset, log_.size());
+    if (exited_ && !finishing_ && !failure_) {
+      deadline_ = Clock::time_point::max();
+    }
+  } else if (const auto* output = std::get_if<Output>(&message)) {
+    wanted_output_ = output->index;
+    relaying_ = false;
+    request_output();
+  } else if (std::holds_alternative<Finish>(message)) {
+    finishing_ = true;
+    mark_phase("down");
+    if (guest_ && machine_ && !control_ended_) {
+      guest_->power_off();
+      write_control();
+      deadline_ = Clock::now() + kDownPatience;
+    } else {
+      conclude();
+    }
+  } else if (std::holds_alternative<Kill>(message)) {
+    done_ = true;
+  } else {
+    throw Error(Reaction::Reject, "sandbox.runner-protocol", "a message of the wrong direction");
+  }
+}
+
+void BuildRun::take_start(Start start) {
+  if (start_ || start.version != kVersion) {
+    throw Error(Reaction::Reject,
+                "sandbox.runner-protocol",
+                fmt::format("a second plan, or version {} instead of {}", start.version,
+                            kVersion));
+  }
+  kernel_ = client_->take_descriptor();
+  initramfs_ = client_->take_descriptor();
+  extents_left_ = start.extents;
+  mapper_.emplace(start.extents, ".");
+  start_ = std::move(start);
+  mark_phase("compose");
+}
+
+void BuildRun::take_extents(const Extents& extents) {
+  if (!mapper_ || extents.ranges.size() > extents_left_) {
+    throw Error(Reaction::Reject, "sandbox.runner-protocol", "extents that were not announced");
+  }
+  for (const auto& range : extents.ranges) {
+    mapper_->add({client_->take_descriptor(), range.offset, range.length});
+    --extents_left_;
+  }
+  if (extents_left_ == 0) {
+    launch();
+  }
+}
+
+void BuildRun::launch() {
+  mark_phase("spawn");
+  guest_.emplace(decode_guest_job(std::exchange(start_->job, {})));
+  machine_.emplace(*start_, kernel_, initramfs_, mapper_->finish(), false);
+  mapper_.reset();
+  kernel_.reset();
+  initramfs_.reset();
+  mark_phase("boot");
+  deadline_ = Clock::now() + std::chrono::seconds(start_->hello_seconds);
+  Accepted accepted;
+  accepted.runner_pid = static_cast<std::uint32_t>(::getpid());
+  accepted.emulator_pid = static_cast<std::uint32_t>(machine_->process.pid());
+  accepted.jail_shortfall = machine_->process.report().shortfall;
+  client_->queue(accepted);
+}
+
+void BuildRun::read_control() {
+  write_control();
+  std::array<std::uint8_t, kPiece> buffer;
+  const auto got = read_some(machine_->control, buffer);
+  if (!got) {
+    return;
+  }
+  if (*got == 0) {
+    control_ended_ = true;
+    return;
+  }
+  guest_->feed_control(ByteView(buffer).first(*got));
+}
+
+void BuildRun::read_log() {
+  std::array<std::uint8_t, kPiece> buffer;
+  const auto got = read_some(machine_->log, buffer);
+  if (!got) {
+    return;
+  }
+  if (*got == 0) {
+    log_ended_ = true;
+    return;
+  }
+  if (log_.size() + *got > start_->log_limit_bytes) {
+    throw Error(Reaction::Reject,
+                "sandbox.log-limit",
+                fmt::format("the log exceeds {} bytes", start_->log_limit_bytes));
+  }
+  guest_->feed_log(*got);
+  log_.append(ByteView(buffer).first(*got));
+}
+
+void BuildRun::read_output() {
+  std::array<std::uint8_t, kPiece> buffer;
+  const auto got = read_some(machine_->output, buffer);
+  if (!got || *got == 0) {
+    return;
+  }
+  std::string contents;
+  StringSink sink(contents);
+  guest_->feed_output(ByteView(buffer).first(*got), sink);
+  if (relaying_ && !contents.empty()) {
+    client_->queue(OutputData{std::move(contents)});
+  }
+}
+
+/// Writes what the control port takes now.
+void BuildRun::write_control() {
+  to_guest_ += guest_->take_control();
+  while (!to_guest_.empty()) {
+    const auto sent = ::send(machine_->control.get(),
+                             to_guest_.data(),
+                             to_guest_.size(),
+                             MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (sent <= 0) {
+      return; // full, or the machine is gone, which its process tells
+    }
+    to_guest_.erase(0, static_cast<std::size_t>(sent));
+  }
+}
+
+void BuildRun::take_guest_events() {
+  while (auto event = guest_->next_event()) {
+    if (std::holds_alternative<GuestHello>(*event)) {
+      mark_phase("mount");
+      deadline_ = Clock::now() + std::chrono::seconds(start_->hello_seconds);
+    } else if (std::holds_alternative<GuestStarted>(*event)) {
+      mark_phase("build");
+      deadline_ = Clock::time_point::max();
+    } else if (const auto* exited = std::get_if<GuestExited>(&*event)) {
+      guest_exited(exited->exit);
+    } else if (const auto* end = std::get_if<GuestOutputEnd>(&*event)) {
+      output_ended(*end);
+    } else if (const auto* failure = std::get_if<GuestFailure>(&*event)) {
+      throw Error(Reaction::Internal,
+                  "sandbox.lost",
+                  fmt::format("the guest gave up: {}", failure->text));
+    }
+  }
+  if (machine_) {
+    write_control();
+  }
+}
+
+void BuildRun::guest_exited(const GuestExit& exit) {
+  exited_ = true;
+  exit_ = encode_guest_exit(exit);
+  deadline_ = client_ ? Clock::time_point::max()
+                      : Clock::now() + std::chrono::seconds(start_->grace_seconds);
+  mark_phase("outputs");
+}
+
+void BuildRun::output_ended(const GuestOutputEnd& end) {
+  if (std::exchange(relaying_, false)) {
+    client_->queue(end.error.empty() ? Message(OutputEnd{}) : Message(OutputFailed{end.error}));
+  }
+  request_output();
+}
+
+/// Asks the guest for the output that the daemon wants, once an earlier one has come to its end.
+void BuildRun::request_output() {
+  if (!wanted_output_ || !client_ || guest_->receiving_output()) {
+    return;
+  }
+  if (!exited_ || finishing_ || control_ended_) {
+    client_->queue(OutputFailed{"the machine gives no outputs now"});
+    wanted_output_.reset();
+    return;
+  }
+  guest_->send_output(*std::exchange(wanted_output_, std::nullopt));
+  write_control();
+  relaying_ = true;
+}
+
+void BuildRun::process_ended() {
+  const auto usage = machine_->process.reap();
+  down_ = Down{usage.peak_rss_bytes, usage.cpu_user_us, usage.cpu_system_us};
+  // What the guest wrote before its end is still in the sockets.
+  while (!log_ended_ && wants_log()) {
+    read_log();
+  }
+  while (!control_ended_ && !failure_ && !finishing_) {
+    read_control();
+    take_guest_events();
+  }
+  control_ended_ = true;
+  if (finishing_) {
+    conclude();
+  } else if (!failure_) {
+    const auto words = Machine::last_words();
+    fail("sandbox.lost",
+         fmt::format("the machine went down before the build was collected{}{}",
+                     words.empty() ? "" : ": ",
+                     words));
+  }
+  machine_.reset();
+}
+
+/// The daemon has what it wanted: last word, and out.
+void BuildRun::conclude() {
+  if (machine_ && machine_->process.pid() > 0) {
+    machine_->process.kill();
+    const auto usage = machine_->process.reap();
+    down_ = Down{usage.peak_rss_bytes, usage.cpu_user_us, usage.cpu_system_us};
+  }
+  machine_.reset();
+  if (client_) {
+    tell_client();
+    client_->queue(down_.value_or(Down{}));
+    client_->flush();
+  }
+  done_ = true;
+}
+
+void BuildRun::mark_phase(const char* name) {
+  const auto since =
+      std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - began_).count();
+  phases_.push_back({{name, static_cast<std::uint64_t>(since)}, log_.size()});
+}
+
+/// Brings the daemon up to date, as far as its queue has room.
+void BuildRun::tell_client() {
+  if (!client_) {
+    return;
+  }
+  auto& client = *client_;
+  while (client.attached && client.has_room()) {
+    const bool phase_waits = client.phases_told < phases_.size();
+    const auto until = phase_waits ? phases_[client.phases_told].log_offset : log_.size();
+    if (client.log_told < until) {
+      const auto piece =
+          log_.read(client.log_told, std::min<std::uint64_t>(kPiece, until - client.log_told));
+      client.queue(LogData{client.log_told, piece});
+      client.log_told += piece.size();
+    } else if (phase_waits) {
+      client.queue(phases_[client.phases_told++].phase);
+    } else if (exited_ && !client.exit_told) {
+      client.queue(Exited{exit_});
+      client.exit_told = true;
+    } else if (failure_ && !client.failure_told) {
+      client.queue(*failure_);
+      client.failure_told = true;
+    } else {
+      break;
+    }
+  }
+  // Before it has attached, it is told only why there is nothing to attach to.
+  if (failure_ && !client.attached && !client.failure_told) {
+    client.queue(*failure_);
+    client.failure_told = true;
+  }
+  client.flush();
+}
+
+void BuildRun::fail(std::string code, std::string message) {
+  if (failure_) {
+    return;
+  }
+  failure_ = Failed{std::move(code), message.substr(0, 4096)};
+  status_ = 1;
+  const auto line = fmt::format("{}: {}\n", failure_->code, failure_->message);
+  [[maybe_unused]] const auto put = ::write(STDERR_FILENO, line.data(), line.size());
+  if (machine_ && machine_->process.pid() > 0) {
+    machine_->process.kill();
+  }
+  const auto grace = start_ ? std::chrono::seconds(start_->grace_seconds) : kFarewellPatience;
+  deadline_ = Clock::now() + (client_ ? std::chrono::seconds(kFarewellPatience) : grace);
+}
+
+void BuildRun::check_deadlines() {
+  if (Clock::now() < deadline_) {
+    return;
+  }
+  deadline_ = Clock::time_point::max();
+  if (finishing_) {
+    conclude();
+  } else if (failure_ || !start_ || exited_) {
+    done_ = true; // nobody came for it
+  } else if (!machine_) {
+    fail("sandbox.spawn", "the plan did not come in time");
+  } else {
+    fail("sandbox.lost",
+         fmt::format("the guest did not answer within {} s; its last words: {}",
+                     start_->hello_seconds,
+                     Machine::last_words()));
+  }
+}
+
+int BuildRun::wait_milliseconds() const {
+  if (deadline_ == Clock::time_point::max()) {
+    return -1;
+  }
+  const auto left =
+      std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now()).count();
+  return static_cast<int>(std::clamp<std::int64_t>(left + 1, 0, 3'600'000));
+}
+
+bool BuildRun::wants_log() const {
+  if (log_ended_ || failure_) {
+    return false;
+  }
+  return !client_ || !client_->attached || log_.size() - client_->log_told < kLogAhead;
+}
+
+bool BuildRun::wants_output() const {
+  if (!guest_ || !guest_->receiving_output() || failure_ || control_ended_) {
+    return false;
+  }
+  return !relaying_ || client_->has_room();
+}
+
+} // namespace nixbuild::sandbox::runner

@@ -1,0 +1,184 @@
+#include "admin_call.hpp"
+#include "admin_text.hpp"
+
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <fmt/format.h>
+
+#include <array>
+#include <utility>
+
+namespace nixbuild::server {
+
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::chrono::hours kSlowReader{24};
+constexpr std::chrono::seconds kLastWord{2};
+
+struct Handler {
+  std::string_view words;
+  BlockingCommand blocking = nullptr;
+  StreamingCommand streaming = nullptr;
+  bool needs_account = true;
+};
+
+constexpr std::array kHandlers = {
+    Handler{"account add", &add_account, nullptr, false},
+    Handler{"account list", &list_accounts, nullptr, false},
+    Handler{"account remove", &remove_account, nullptr, false},
+    Handler{"builds", &show_builds, nullptr, true},
+    Handler{"log", nullptr, &print_log, true},
+    Handler{"path info", &show_path_infos, nullptr, true},
+    Handler{"path list", &list_paths, nullptr, true},
+    Handler{"path cat", nullptr, &print_path, true},
+    Handler{"path verify", nullptr, &verify_paths, true},
+    Handler{"gc", &collect_garbage, nullptr, true},
+};
+
+const Handler& handler_of(const CommandSpec& spec) {
+  for (const auto& handler : kHandlers) {
+    if (handler.words == spec.words) {
+      return handler;
+    }
+  }
+  throw Error(
+      Reaction::Unsupported,
+      "admin.not-here",
+      fmt::format("'{}' does not run in the daemon: call the program nixbuild on your own machine",
+                  spec.words));
+}
+
+void expect_allowed(const Handoff& handoff, const Command& command) {
+  const auto account = command.value("--account");
+  if (account && *account != handoff.account) {
+    throw Error(Reaction::Denied,
+                "admin.account",
+                fmt::format("this session is limited to the account '{}'", handoff.account));
+  }
+  if (handoff.limited && !command.spec->limited) {
+    throw Error(Reaction::Denied,
+                "admin.limited",
+                fmt::format("'{}' is not allowed over SSH", command.spec->words));
+  }
+}
+
+store::AccountId find_account(store::Store& store, const std::string& name) {
+  const auto account = store.db().find_account(name);
+  if (!account) {
+    throw Error(Reaction::NotFound,
+                "admin.no-account",
+                fmt::format("there is no account '{}'; nixbuild account add {} makes it",
+                            printable(name),
+                            printable(name)));
+  }
+  return *account;
+}
+
+/// What the watcher of the caller and the command share; both run on one strand.
+struct CallerWatch {
+  asio::cancellation_signal stop;
+};
+
+aio::Task<void> watch_caller(std::shared_ptr<AdminCall> call, std::shared_ptr<aio::ByteStream> in) {
+  co_await in->wait_hang_up();
+  call->caller_gone = true;
+  call->out->cancel();
+}
+
+aio::Task<int> stream(std::shared_ptr<AdminCall> call,
+                      std::shared_ptr<aio::ByteStream> in,
+                      StreamingCommand command) {
+  if (call->handoff.limited) {
+    // Over SSH the end of the input says nothing: the client may have closed it from the start.
+    co_return co_await command(*call);
+  }
+  auto watch = std::make_shared<CallerWatch>();
+  auto watcher = watch_caller(call, std::move(in));
+  asio::co_spawn(co_await asio::this_coro::executor,
+                 std::move(watcher),
+                 asio::bind_cancellation_slot(watch->stop.slot(), [watch](std::exception_ptr) {}));
+  std::exception_ptr failure;
+  int status = 0;
+  try {
+    status = co_await command(*call);
+  } catch (...) {
+    failure = std::current_exception();
+  }
+  watch->stop.emit(asio::cancellation_type::terminal);
+  if (failure) {
+    std::rethrow_exception(failure);
+  }
+  co_return status;
+}
+
+aio::Task<int> run(std::shared_ptr<AdminCall> call, std::shared_ptr<aio::ByteStream> in) {
+  call->command = parse_command(call->handoff.arguments);
+  if (call->command.help) {
+    co_await write_text(*call->out, help_text(call->command));
+    co_return 0;
+  }
+  expect_allowed(call->handoff, call->command);
+  const auto& handler = handler_of(*call->command.spec);
+  if (handler.needs_account) {
+    auto find = [call] {
+      return find_account(call->parts.store, call->handoff.account);
+    };
+    call->account = co_await call->parts.pool.run(std::move(find));
+  }
+  if (handler.streaming != nullptr) {
+    co_return co_await stream(call, std::move(in), handler.streaming);
+  }
+  auto work = [call, command = handler.blocking] {
+    return command(*call);
+  };
+  auto answer = co_await call->parts.pool.run(std::move(work));
+  co_await write_text(*call->out, std::move(answer.text));
+  co_return answer.status;
+}
+
+} // namespace
+
+aio::Task<void> write_text(aio::ByteStream& stream, std::string text) {
+  co_await stream.write_all(bytes_of(text), kSlowReader);
+}
+
+void expect_caller(const AdminCall& call) {
+  if (call.caller_gone) {
+    throw Error(Reaction::Disconnected, "admin.caller-gone", "the program that asked has ended");
+  }
+}
+
+aio::Task<int> run_admin_command(const SessionParts& parts,
+                                 Handoff handoff,
+                                 std::shared_ptr<aio::ByteStream> in,
+                                 std::shared_ptr<aio::ByteStream> out,
+                                 std::shared_ptr<aio::ByteStream> err) {
+  auto call = std::make_shared<AdminCall>(
+      AdminCall{parts, std::move(handoff), {}, {}, std::move(out), std::move(err)});
+  std::string complaint;
+  int status = 0;
+  try {
+    co_return co_await run(call, std::move(in));
+  } catch (const Error& error) {
+    complaint = fmt::format("error: {}\n", error.what());
+    status = exit_status_of(error);
+    if (error.reaction() == Reaction::Internal || error.reaction() == Reaction::Corrupt) {
+      parts.log.error(fmt::format("administration: {} [{}]", error.what(), error.code()));
+    }
+  }
+  if (!call->caller_gone) {
+    try {
+      co_await call->err->write_all(bytes_of(complaint), kLastWord);
+    } catch (const Error&) {
+      // Nobody listens; the status still says it.
+      status = status == 0 ? 1 : status;
+    }
+  }
+  co_return status;
+}
+
+} // namespace nixbuild::server

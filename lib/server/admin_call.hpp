@@ -1,0 +1,52 @@
+#pragma once
+
+#include "admin_commands.hpp"
+
+#include <nixbuild/server/admin.hpp>
+
+#include <memory>
+#include <string>
+
+namespace nixbuild::server {
+
+/// One administration command being run. Lives as long as the command.
+struct AdminCall {
+  const SessionParts& parts;
+  Handoff handoff;
+  Command command;
+  store::AccountId account; ///< of `handoff.account`; commands on accounts do without
+  std::shared_ptr<aio::ByteStream> out;
+  std::shared_ptr<aio::ByteStream> err;
+  bool caller_gone = false; ///< changed and read on the session's strand only
+
+  [[nodiscard]] bool json() const { return command.has("--json"); }
+};
+
+struct AdminAnswer {
+  std::string text;
+  int status = 0;
+};
+
+/// Runs on the blocking pool.
+using BlockingCommand = AdminAnswer (*)(const AdminCall&);
+/// Runs on the session's strand and writes by itself. The call outlives it.
+using StreamingCommand = aio::Task<int> (*)(AdminCall&);
+
+[[nodiscard]] AdminAnswer add_account(const AdminCall& call);
+[[nodiscard]] AdminAnswer list_accounts(const AdminCall& call);
+[[nodiscard]] AdminAnswer remove_account(const AdminCall& call);
+[[nodiscard]] AdminAnswer show_builds(const AdminCall& call);
+[[nodiscard]] AdminAnswer show_path_infos(const AdminCall& call);
+[[nodiscard]] AdminAnswer list_paths(const AdminCall& call);
+[[nodiscard]] AdminAnswer collect_garbage(const AdminCall& call);
+aio::Task<int> print_log(AdminCall& call);
+aio::Task<int> print_path(AdminCall& call);
+aio::Task<int> verify_paths(AdminCall& call);
+
+/// Writes all of it; a reader may be slow (a pager), but not for ever.
+aio::Task<void> write_text(aio::ByteStream& stream, std::string text);
+
+/// Error `admin.caller-gone` when the program that asked has ended.
+void expect_caller(const AdminCall& call);
+
+} // namespace nixbuild::server

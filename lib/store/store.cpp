@@ -1,0 +1,141 @@
+#include "store_state.hpp"
+
+#include <nixbuild/base/encoding.hpp>
+#include <nixbuild/base/error.hpp>
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <exception>
+#include <mutex>
+#include <shared_mutex>
+#include <utility>
+
+namespace nixbuild::store {
+
+Store::Store(MetadataDb& db, SegmentStore& segments, const Clock& clock, model::StoreDir dir)
+    : state_(std::make_unique<State>(db, segments, clock, std::move(dir))) {}
+
+Store::~Store() = default;
+
+const model::StoreDir& Store::dir() const noexcept { return state_->dir; }
+
+MetadataDb& Store::db() noexcept { return state_->db; }
+
+namespace {
+
+/// The contents that a commit is about to name: kept from collection until the names are there.
+class Claims {
+public:
+  Claims(StoreState& state, std::span<const model::PathInfo> infos) : state_(state) {
+    const std::shared_lock shared(state_.segment_gate);
+    for (const auto& info : infos) {
+      state_.claim(info.nar_hash);
+      hashes_.push_back(info.nar_hash);
+    }
+  }
+
+  ~Claims() {
+    for (const auto& hash : hashes_) {
+      state_.disclaim(hash);
+    }
+  }
+
+  Claims(const Claims&) = delete;
+  Claims& operator=(const Claims&) = delete;
+
+  [[nodiscard]] std::span<const Hash> hashes() const noexcept { return hashes_; }
+
+private:
+  StoreState& state_;
+  std::vector<Hash> hashes_;
+};
+
+void register_durably(StoreState& state,
+                      AccountId account,
+                      std::span<const model::PathInfo> infos,
+                      std::span<const Hash> hashes) {
+  state.segments.sync(hashes);
+  for (const auto& info : infos) {
+    if (!state.segments.contains(info.nar_hash)) {
+      throw Error(Reaction::Reject,
+                  "store.missing-segment",
+                  fmt::format("the contents of path '{}' (sha256:{}) are not in the store",
+                              info.path.base_name(),
+                              nix32_encode(info.nar_hash.bytes())));
+    }
+  }
+  const std::shared_lock shared(state.name_gate);
+  for (const auto& info : infos) {
+    state.touch(account, info);
+  }
+  state.db.register_paths(account, infos);
+}
+
+} // namespace
+
+void Store::commit(AccountId account, std::span<const model::PathInfo> infos) {
+  std::exception_ptr error;
+  {
+    const Claims claims(*state_, infos);
+    try {
+      register_durably(*state_, account, infos, claims.hashes());
+    } catch (...) {
+      error = std::current_exception();
+    }
+    for (const auto& info : infos) {
+      state_->unseal(account, info);
+    }
+  }
+  if (error) {
+    // What nobody else names goes at once.
+    for (const auto& info : infos) {
+      remove_segment_if_unused(*state_, info.nar_hash);
+    }
+    std::rethrow_exception(error);
+  }
+}
+
+GcResult Store::collect_garbage(AccountId account, std::span<const model::StorePath> roots) {
+  const std::lock_guard one(state_->collection);
+  struct Ended {
+    StoreState& state;
+
+    ~Ended() { state.end_collection(); }
+  };
+  const auto needed = state_->begin_collection(account);
+  const Ended ended{*state_};
+
+  const auto live_among = [&](const model::StorePaths& paths, const KeyCounter& keys) {
+    model::StorePaths found;
+    std::copy_if(paths.begin(), paths.end(), std::back_inserter(found), [&](const auto& path) {
+      return keys.contains(key_of(path));
+    });
+    return state_->db.closure(account, found);
+  };
+  auto keys = *needed;
+  for (const auto& root : roots) {
+    keys.add(key_of(root));
+  }
+  const auto all = state_->db.all_paths(account);
+  const auto live = live_among(all, keys);
+  model::StorePaths dead;
+  std::set_difference(all.begin(), all.end(), live.begin(), live.end(), std::back_inserter(dead));
+
+  GcResult result;
+  {
+    const std::lock_guard alone(state_->name_gate);
+    const auto revived = live_among(dead, state_->touched_since());
+    model::StorePaths doomed;
+    std::set_difference(
+        dead.begin(), dead.end(), revived.begin(), revived.end(), std::back_inserter(doomed));
+    state_->db.remove_paths(account, doomed);
+    result.paths_removed = doomed.size();
+  }
+  state_->segments.visit([&](const Hash& nar_hash) {
+    result.bytes_freed += remove_segment_if_unused(*state_, nar_hash);
+  });
+  return result;
+}
+
+} // namespace nixbuild::store

@@ -1,0 +1,43 @@
+#include "stored_contents.hpp"
+
+#include "disk_call.hpp"
+
+#include <sys/mman.h>
+
+#include <utility>
+
+namespace nixbuild::store {
+
+namespace {
+
+constexpr std::uint64_t kMapFrom = 64 * kKiB;
+
+} // namespace
+
+StoredContents::StoredContents(OpenSegment open)
+    : data_(std::move(open.data)), data_bytes_(open.data_bytes) {
+  const auto size = static_cast<std::size_t>(open.metadata_bytes);
+  if (open.metadata_bytes < kMapFrom) {
+    small_.resize(size);
+    read_exactly_at(open.metadata.get(), 0, small_, "reading stored metadata");
+    metadata_ = small_;
+    return;
+  }
+  disk_call("mapping stored metadata", [&] {
+    void* const mapped = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, open.metadata.get(), 0);
+    if (mapped == MAP_FAILED) {
+      return -1;
+    }
+    mapping_ = mapped;
+    return 0;
+  });
+  metadata_ = ByteView(static_cast<const std::uint8_t*>(mapping_), size);
+}
+
+StoredContents::~StoredContents() {
+  if (mapping_ != nullptr) {
+    ::munmap(mapping_, metadata_.size());
+  }
+}
+
+} // namespace nixbuild::store

@@ -1,0 +1,78 @@
+"""A compiler, GNU hello and Lua, from their real sources: built by a local Nix and, from an empty
+remote store, through the server. Every output has the same NAR hash, size, references and deriver.
+
+Under software emulation this takes many minutes, so it runs last."""
+
+import time
+
+import pytest
+
+import peers
+from conftest import HERE, Server
+
+PROGRAMS = ("toolchain", "lua", "hello")
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    return peers.prepare("inputs")
+
+
+def build(client, inputs, attribute, *extra, timeout=300):
+    started = time.monotonic()
+    done = client.run(
+        "nix-build", HERE / "programs", "-A", attribute, "--argstr", "inputs", inputs, "--no-out-link",
+        *extra, timeout=timeout,
+    )  # fmt: skip
+    return done.stdout.strip(), time.monotonic() - started, done.stderr
+
+
+@pytest.fixture(scope="module")
+def native(module_scratch, inputs):
+    """{program: (path, facts, seconds)} of the local builds."""
+    local = peers.Client(module_scratch, "2.8.0", name="local")
+    results = {}
+    for name in PROGRAMS:
+        path, seconds, _ = build(local, inputs, name)
+        results[name] = (path, local.path_info(path)[path], seconds)
+    return results
+
+
+@pytest.fixture(scope="module")
+def remote(module_scratch):
+    with Server(module_scratch) as server:
+        client = peers.Client(module_scratch, "2.8.0", name="remote", sshd=server)
+        yield client, server
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_same_as_local(name, native, remote, inputs):
+    client, server = remote
+    path, seconds, log = build(
+        client, inputs, name, "-j0", "--builders", server.builders(slots=2), timeout=1200
+    )
+    assert f"on '{server.uri}'" in log, "the build did not go to the server"
+    expected_path, expected, native_seconds = native[name]
+    print(f"{name}: {native_seconds:.1f} s locally, {seconds:.1f} s through the server")
+    assert path == expected_path
+    assert client.path_info(path)[path] == expected
+
+
+def test_programs_run_where_they_were_copied_to(native, remote, inputs):
+    client, server = remote
+    lua, _, _ = native["lua"]
+    hello, _, _ = native["hello"]
+    for path, words, answer in (
+        (lua, ["bin/lua", "-e", "print(6 * 7)"], "42"),
+        (hello, ["bin/hello", "--greeting=well done"], "well done"),
+    ):
+        assert run_inside(client, path, words).stdout.strip() == answer
+
+
+def run_inside(client, path, words):
+    """Runs a program of a client's private store with that store at /nix/store."""
+    return client.run(
+        "unshare", "--mount", "--map-root-user", "sh", "-c",
+        'mkdir -p "$1/run/nix" && cd "$1/run" && mount --rbind "$1/nix" nix && shift && exec chroot . "$@"',
+        "sh", client.root, f"{path}/{words[0]}", *words[1:],
+    )  # fmt: skip

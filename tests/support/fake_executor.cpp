@@ -1,0 +1,167 @@
+#include "support/fake_executor.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/use_awaitable.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+namespace nixbuild::tests {
+
+namespace asio = boost::asio;
+using sandbox::ExecutionEvent;
+
+namespace {
+
+class FakeExecution final : public sandbox::Execution {
+public:
+  FakeExecution(asio::any_io_executor executor, FakeBuild build, std::shared_ptr<FakeRun> run)
+      : timer_(std::move(executor)), build_(std::move(build)), run_(std::move(run)) {}
+  ~FakeExecution() override { run_->cancelled = run_->cancelled || !run_->finished; }
+  FakeExecution(const FakeExecution&) = delete;
+  FakeExecution& operator=(const FakeExecution&) = delete;
+
+  aio::Task<ExecutionEvent> next_event() override {
+    if (phase_ < kPhases.size()) {
+      sandbox::PhaseBegan began;
+      began.phase = kPhases[phase_];
+      began.since_start = std::chrono::microseconds(1000 * (phase_ + 1));
+      ++phase_;
+      ExecutionEvent event(std::move(began));
+      co_return event;
+    }
+    if (piece_ < build_.log.size()) {
+      auto& piece = build_.log[piece_++];
+      co_await sleep(piece.before);
+      ExecutionEvent event(sandbox::LogChunk{std::move(piece.log)});
+      co_return event;
+    }
+    co_await sleep(build_.before_exit);
+    if (build_.lost) {
+      throw Error(Reaction::Internal, "sandbox.lost", *build_.lost);
+    }
+    run_->exited = true;
+    sandbox::BuilderExited end;
+    end.exit = build_.exit;
+    if (end.exit.outputs.empty()) {
+      for (const auto& nar : build_.nars) {
+        sandbox::GuestOutputState state;
+        state.present = !nar.empty();
+        end.exit.outputs.push_back(std::move(state));
+      }
+      end.exit.outputs.resize(run_->job.outputs.size());
+    }
+    ExecutionEvent event(std::move(end));
+    co_return event;
+  }
+
+  aio::Task<void> open_output(std::size_t index) override {
+    check_cancelled();
+    if (index >= build_.nars.size() || build_.nars[index].empty()) {
+      throw Error(Reaction::Reject, "sandbox.output", "the script makes no such output");
+    }
+    output_ = index;
+    taken_ = 0;
+    co_return;
+  }
+
+  aio::Task<std::size_t> read_output(MutableBytes buffer) override {
+    check_cancelled();
+    const auto& nar = build_.nars.at(output_);
+    const auto size = std::min({buffer.size(), nar.size() - taken_, build_.nar_piece});
+    std::memcpy(buffer.data(), nar.data() + taken_, size);
+    taken_ += size;
+    co_return size;
+  }
+
+  aio::Task<void> finish() override {
+    run_->finished = true;
+    co_return;
+  }
+
+  void cancel() noexcept override {
+    run_->cancelled = true;
+    cancelled_ = true;
+    timer_.cancel();
+  }
+
+private:
+  static constexpr std::array<const char*, 5> kPhases{"compose", "spawn", "boot", "mount", "build"};
+
+  void check_cancelled() const {
+    if (cancelled_) {
+      throw Error(Reaction::Cancelled, "sandbox.cancelled", "the build was cancelled");
+    }
+  }
+
+  aio::Task<void> sleep(std::chrono::milliseconds time) {
+    check_cancelled();
+    if (time.count() > 0) {
+      timer_.expires_after(time);
+      auto [error] = co_await timer_.async_wait(asio::as_tuple(asio::use_awaitable));
+      if (error) {
+        throw Error(Reaction::Cancelled, "sandbox.cancelled", "the build was cancelled");
+      }
+      check_cancelled();
+    }
+  }
+
+  asio::steady_timer timer_;
+  FakeBuild build_;
+  std::shared_ptr<FakeRun> run_;
+  std::size_t phase_ = 0;
+  std::size_t piece_ = 0;
+  std::size_t output_ = 0;
+  std::size_t taken_ = 0;
+  bool cancelled_ = false;
+};
+
+void add_text(std::string& nar, std::string_view text) {
+  for (std::size_t i = 0; i < 8; ++i) {
+    nar.push_back(static_cast<char>(text.size() >> (8 * i) & 0xff));
+  }
+  nar.append(text);
+  nar.append((8 - text.size() % 8) % 8, '\0');
+}
+
+} // namespace
+
+FakeExecutor::FakeExecutor(asio::any_io_executor executor, Script script)
+    : executor_(std::move(executor)), script_(std::move(script)) {}
+
+aio::Task<std::unique_ptr<sandbox::Execution>> FakeExecutor::start(sandbox::ExecutionPlan plan) {
+  auto run = std::make_shared<FakeRun>();
+  run->id = plan.id;
+  run->extents = plan.disk.size();
+  for (const auto& extent : plan.disk) {
+    run->disk_bytes += extent.length;
+  }
+  auto build = script_(plan);
+  run->job = std::move(plan.job);
+  runs_.push_back(run);
+  if (build.no_start) {
+    throw Error(Reaction::Internal, "sandbox.spawn", *build.no_start);
+  }
+  co_return std::make_unique<FakeExecution>(executor_, std::move(build), std::move(run));
+}
+
+std::string nar_of_file(std::string_view contents, bool executable) {
+  std::string nar;
+  for (const auto* token : {"nix-archive-1", "(", "type", "regular"}) {
+    add_text(nar, token);
+  }
+  if (executable) {
+    add_text(nar, "executable");
+    add_text(nar, "");
+  }
+  add_text(nar, "contents");
+  add_text(nar, contents);
+  add_text(nar, ")");
+  return nar;
+}
+
+} // namespace nixbuild::tests

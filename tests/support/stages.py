@@ -1,0 +1,283 @@
+"""The stages of tests/run: build, lint, unit, sanitized, functional, examples, programs.
+
+Each test of each stage is counted once; the last line printed is `N passed, N failed`, with
+`, N skipped` behind it when something was skipped.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+BUILD = Path(os.environ.get("NIXBUILD_TEST_BUILD_DIR", REPOSITORY / "build"))
+PYTHON = "/usr/bin/python3"
+SKIPPED = 77
+MINUTE = 60
+
+passed, failed, skipped = 0, [], []
+
+
+def say(line):
+    print(line, flush=True)
+
+
+def run(command, timeout, output=None, **more):
+    """Exit status of a command with a time limit; it and its children are ended when that passes."""
+    process = subprocess.Popen(
+        [str(word) for word in command],
+        cwd=more.pop("cwd", REPOSITORY),
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT if output else None,
+        start_new_session=True,
+        **more,
+    )
+    try:
+        return process.wait(timeout)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt) as reason:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if isinstance(reason, KeyboardInterrupt):
+            raise
+        say(f"'{' '.join(str(word) for word in command[:4])} …' took more than {timeout} s")
+        return 124
+
+
+def count(name, status):
+    global passed
+    if status == 0:
+        passed += 1
+    elif status == SKIPPED:
+        skipped.append(name)
+        say(f"skipped: {name}")
+    else:
+        failed.append(name)
+        say(f"FAILED: {name} (exit status {status})")
+
+
+def count_junit(stage, file, status):
+    """Counts the cases of a JUnit file; a program that ended badly without one is one failure."""
+    global passed
+    try:
+        cases = list(ElementTree.parse(file).iter("testcase"))
+    except (ElementTree.ParseError, OSError):
+        failed.append(stage)
+        say(f"FAILED: {stage} left no report (exit status {status})")
+        return
+    bad = 0
+    for case in cases:
+        name = f"{stage}: {case.get('classname', '')} {case.get('name', '')}"
+        if case.find("failure") is not None or case.find("error") is not None:
+            bad += 1
+            failed.append(name)
+            say(f"FAILED: {name}")
+        elif case.find("skipped") is not None:
+            skipped.append(name)
+        else:
+            passed += 1
+    if status not in (0, 5) and not bad or status == 5:
+        failed.append(stage)
+        say(f"FAILED: {stage} ended with {status}")
+
+
+def compiler_is_ours():
+    """Whether the compiler is the one that warnings are kept at zero for."""
+    version = subprocess.run(["g++", "-dumpversion"], stdout=subprocess.PIPE, text=True).stdout
+    return version.split(".")[0] == "12"
+
+
+def configure(folder, *options):
+    if (folder / "build.ninja").exists():
+        return 0
+    strict = ["-Dwerror=true"] if compiler_is_ours() else []
+    return run(["meson", "setup", "--wrap-mode=nodownload", folder, *strict, *options], 5 * MINUTE)
+
+
+def stage_build():
+    BUILD.mkdir(exist_ok=True)
+    status = configure(BUILD) or run(["ninja", "-C", BUILD, "--quiet"], 40 * MINUTE)
+    count("build", status)
+    return status == 0
+
+
+def stage_lint():
+    for lint in sorted((REPOSITORY / "tests/lint").glob("check_*")):
+        if lint.suffix:
+            continue
+        arguments = [BUILD / "lint"] if lint.name == "check_headers" else []
+        count(f"lint {lint.name}", run([lint, *arguments], 10 * MINUTE))
+
+
+def unit_programs(folder):
+    return sorted(
+        path
+        for path in (folder / "tests/unit").glob("*/unit-*")
+        if path.is_file() and os.access(path, os.X_OK)
+    )
+
+
+def run_units(folder, stage, timeout, environment=None):
+    programs = unit_programs(folder)
+    if not programs:
+        failed.append(f"{stage}: no unit test program was built")
+    for program in programs:
+        name = f"{stage} {program.name}"
+        with tempfile.TemporaryDirectory() as scratch:
+            report = Path(scratch) / "report.xml"
+            log = Path(scratch) / "log"
+            started = time.monotonic()
+            with open(log, "wb") as output:
+                status = run(
+                    [program, "-r", "junit", "-o", report],
+                    timeout,
+                    output=output,
+                    cwd=scratch,
+                    env={**os.environ, **(environment or {})},
+                )
+            before = len(failed)
+            count_junit(name, report, status)
+            if len(failed) > before:
+                say(log.read_text(errors="replace")[-8000:])
+                if report.exists():
+                    show_failures(report)
+            say(f"  {name}: {time.monotonic() - started:.1f} s")
+
+
+def show_failures(report):
+    try:
+        for case in ElementTree.parse(report).iter("testcase"):
+            for what in list(case.findall("failure")) + list(case.findall("error")):
+                say(f"    {case.get('name')}: {what.get('message') or ''} {(what.text or '').strip()}"[:2000])
+    except ElementTree.ParseError:
+        say("    the report ends in the middle: the program died")
+
+
+def stage_unit():
+    run_units(BUILD, "unit", 10 * MINUTE)
+
+
+def stage_sanitized():
+    folder = BUILD / "sanitized"
+    status = configure(
+        folder, "-Db_sanitize=address,undefined", "-Dbuildtype=debug", "-Doptimization=1", "-Dtools=false"
+    ) or run(["ninja", "-C", folder, "--quiet"], 40 * MINUTE)
+    count("sanitized build", status)
+    if status == 0:
+        run_units(
+            folder,
+            "sanitized",
+            15 * MINUTE,
+            {
+                "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1",
+                "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+                "NIXBUILD_TEST_SANITIZED": "1",
+            },
+        )
+
+
+def run_pytest(stage, timeout, *files):
+    with tempfile.TemporaryDirectory() as scratch:
+        report = Path(scratch) / "report.xml"
+        status = run(
+            [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "--durations=12", "-q",
+             f"--junit-xml={report}", *files],
+            timeout,
+            env={**os.environ, "NIXBUILD_TEST_BUILD_DIR": str(BUILD), "PYTHONDONTWRITEBYTECODE": "1"},
+        )  # fmt: skip
+        count_junit(stage, report, status)
+
+
+def functional_files():
+    return sorted((REPOSITORY / "tests/functional").glob("test_*.py"))
+
+
+def stage_functional():
+    run_pytest("functional", 30 * MINUTE, *[f for f in functional_files() if f.name != "test_programs.py"])
+
+
+def stage_programs():
+    run_pytest("programs", 30 * MINUTE, REPOSITORY / "tests/functional/test_programs.py")
+
+
+def stage_examples():
+    """Builds the examples as an outsider does, against the installed library, and runs them."""
+    source = REPOSITORY / "examples"
+    if not (source / "meson.build").exists():
+        say("skipped: there are no example programs yet")
+        skipped.append("examples")
+        return
+    installed = BUILD / "installed"
+    folder = BUILD / "examples"
+    for old in (installed, folder):
+        shutil.rmtree(old, ignore_errors=True)
+    status = run(
+        ["meson", "install", "-C", BUILD, "--no-rebuild", "--quiet", "--destdir", installed], 5 * MINUTE
+    )
+    count("install", status)
+    packages = next(installed.rglob("*.pc"), None)
+    if status or not packages:
+        failed.append("installed pkg-config file")
+        return
+    environment = {
+        **os.environ,
+        "PKG_CONFIG_PATH": str(packages.parent),
+        "PKG_CONFIG_SYSROOT_DIR": str(installed),
+    }
+    status = run(["meson", "setup", folder, source], 5 * MINUTE, env=environment) or run(
+        ["ninja", "-C", folder, "--quiet"], 15 * MINUTE, env=environment
+    )
+    count("examples build", status)
+    if status == 0:
+        environment["LD_LIBRARY_PATH"] = str(packages.parent.parent)
+        count("examples run", run(["meson", "test", "-C", folder], 10 * MINUTE, env=environment))
+
+
+STAGES = {
+    "lint": stage_lint,
+    "unit": stage_unit,
+    "examples": stage_examples,
+    "sanitized": stage_sanitized,
+    "functional": stage_functional,
+    "programs": stage_programs,
+}
+
+
+def main():
+    words = sys.argv[1:]
+    chosen = [word for word in words if word in STAGES] or list(STAGES)
+    unknown = [word for word in words if word not in STAGES and word != "--fast"]
+    if unknown:
+        sys.exit(f"tests/run: unknown: {' '.join(unknown)}; stages are {' '.join(STAGES)}")
+    if "--fast" in words:
+        chosen = [stage for stage in chosen if stage not in ("sanitized", "programs")]
+    times = {}
+    started = time.monotonic()
+    good = stage_build() if chosen != ["lint"] else True
+    times["build"] = time.monotonic() - started
+    for stage, act in STAGES.items():
+        if stage not in chosen or not good and stage != "lint":
+            continue
+        say(f"== {stage}")
+        started = time.monotonic()
+        act()
+        times[stage] = time.monotonic() - started
+    say("== time: " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in times.items()))
+    for name in failed:
+        say(f"failed: {name}")
+    tail = f", {len(skipped)} skipped" if skipped else ""
+    say(f"{passed} passed, {len(failed)} failed{tail}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

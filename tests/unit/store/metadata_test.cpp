@@ -1,0 +1,379 @@
+#include "fixture.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <fcntl.h>
+#include <sqlite3.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <ctime>
+#include <iostream>
+#include <random>
+#include <thread>
+
+using namespace nixbuild;
+using namespace nixbuild::store;
+using namespace nixbuild::store::testing;
+
+namespace {
+
+struct Database {
+  explicit Database(bool durable) {
+    db = durable ? open_sqlite_metadata(dir.path() / "db") : make_memory_metadata();
+    a = db->ensure_account("alice");
+    b = db->ensure_account("bob");
+  }
+
+  TemporaryDir dir;
+  std::unique_ptr<MetadataDb> db;
+  AccountId a;
+  AccountId b;
+};
+
+void put(Database& base, AccountId account, const model::PathInfo& info) {
+  base.db->register_paths(account, {&info, 1});
+}
+
+void run_sql(const std::filesystem::path& path, const char* sql) {
+  sqlite3* raw = nullptr;
+  REQUIRE(sqlite3_open(path.c_str(), &raw) == SQLITE_OK);
+  const int code = sqlite3_exec(raw, sql, nullptr, nullptr, nullptr);
+  sqlite3_close(raw);
+  REQUIRE(code == SQLITE_OK);
+}
+
+} // namespace
+
+TEST_CASE("metadata: accounts are made once, listed, and removed", "[store]") {
+  Database base(GENERATE(false, true));
+  CHECK(base.db->ensure_account("alice") == base.a);
+  CHECK(base.db->find_account("bob") == base.b);
+  CHECK_FALSE(base.db->find_account("carol"));
+  CHECK(base.db->accounts().size() == 2);
+  CHECK(base.db->accounts().front().name == "alice");
+  put(base, base.a, info_for("x"));
+  base.db->remove_account(base.a);
+  CHECK_FALSE(base.db->find_account("alice"));
+  CHECK(base.db->all_paths(base.a).empty());
+  CHECK(code_of([&] { base.db->remove_account(base.a); }) == "account.unknown");
+  // A number is never given to somebody else.
+  CHECK(base.db->ensure_account("alice") != base.a);
+  CHECK(code_of([&] { put(base, base.a, info_for("x")); }) == "account.unknown");
+}
+
+TEST_CASE("metadata: account names out of the rule are refused", "[store][reject]") {
+  Database base(GENERATE(false, true));
+  for (const auto& name : {std::string(), std::string("-a"), std::string("A"), std::string("a b"),
+                           std::string("a/b"), std::string(64, 'a')}) {
+    CHECK(code_of([&] { base.db->ensure_account(name); }) == "account.name");
+  }
+  CHECK(code_of([&] { base.db->ensure_account(std::string(63, 'a')); }).empty());
+}
+
+TEST_CASE("metadata: all fields of a path come back", "[store][roundtrip]") {
+  Database base(GENERATE(false, true));
+  const auto dependency = info_for("dependency");
+  put(base, base.a, dependency);
+  auto info = info_for("full", {path_named("dependency"), path_named("full")});
+  info.deriver = path_named("full.drv");
+  info.nar_size = 1ULL << 40;
+  info.ultimate = true;
+  info.signatures = {"key-1:AAAA", "key-2:BBBB"};
+  info.content_address = "fixed:r:sha256:abc";
+  put(base, base.a, info);
+  CHECK(base.db->path_info(base.a, info.path) == info);
+  CHECK(base.db->path_info(base.a, dependency.path) == dependency);
+  CHECK_FALSE(base.db->path_info(base.a, path_named("absent")));
+  const std::vector<std::string> more{"key-2:BBBB", "key-3:CCCC"};
+  base.db->add_signatures(base.a, info.path, more);
+  CHECK(base.db->path_info(base.a, info.path)->signatures ==
+        std::vector<std::string>{"key-1:AAAA", "key-2:BBBB", "key-3:CCCC"});
+  CHECK(code_of([&] { base.db->add_signatures(base.a, path_named("absent"), more); }) ==
+        "store.invalid-path");
+}
+
+TEST_CASE("metadata: questions about many paths keep the order asked", "[store]") {
+  Database base(GENERATE(false, true));
+  model::StorePaths asked;
+  model::StorePaths expected;
+  std::vector<model::PathInfo> infos;
+  for (int i = 0; i < 300; ++i) {
+    const auto name = "p" + std::to_string(i);
+    asked.push_back(path_named(name));
+    if (i % 3 != 0) {
+      infos.push_back(info_for(name));
+      expected.push_back(asked.back());
+    }
+  }
+  base.db->register_paths(base.a, infos);
+  CHECK(base.db->valid_paths(base.a, asked) == expected);
+  model::StorePaths visited;
+  base.db->path_infos(
+      base.a, asked, [&](const model::PathInfo& info) { visited.push_back(info.path); });
+  CHECK(visited == expected);
+  auto sorted = expected;
+  std::sort(sorted.begin(), sorted.end());
+  CHECK(base.db->all_paths(base.a) == sorted);
+  // Same hash part, other name: another path.
+  const auto impostor =
+      model::StorePath::parse(std::string(expected[0].hash_part()) + "-impostor");
+  CHECK(base.db->valid_paths(base.a, {&impostor, 1}).empty());
+  CHECK_FALSE(base.db->path_info(base.a, impostor));
+  auto taken = info_for("p1");
+  taken.path = impostor;
+  CHECK(code_of([&] { put(base, base.a, taken); }) == "store.hash-part-taken");
+  CHECK(base.db->path_of_hash_part(base.a, expected[0].hash_part()) == expected[0]);
+  CHECK_FALSE(base.db->path_of_hash_part(base.a, path_named("absent").hash_part()));
+  CHECK_FALSE(base.db->path_of_hash_part(base.a, "short"));
+}
+
+TEST_CASE("metadata: closure and referrers follow references", "[store]") {
+  Database base(GENERATE(false, true));
+  const auto a = path_named("a");
+  const auto b = path_named("b");
+  const auto c = path_named("c");
+  // A cycle within one registration, a self reference, and an outsider.
+  const std::vector<model::PathInfo> infos{
+      info_for("a", {b}), info_for("b", {a, b, c}), info_for("c"), info_for("d", {c})};
+  base.db->register_paths(base.a, infos);
+  model::StorePaths expected{a, b, c};
+  model::sort_unique(expected);
+  CHECK(base.db->closure(base.a, {&a, 1}) == expected);
+  CHECK(base.db->closure(base.a, {&c, 1}) == model::StorePaths{c});
+  CHECK(base.db->closure(base.a, {}).empty());
+  model::StorePaths of_c{b, path_named("d")};
+  model::sort_unique(of_c);
+  CHECK(base.db->referrers(base.a, c) == of_c);
+  const auto absent = path_named("absent");
+  CHECK(code_of([&] { base.db->closure(base.a, {&absent, 1}); }) == "store.invalid-path");
+}
+
+TEST_CASE("metadata: a registration with an invalid reference changes nothing", "[store][reject]") {
+  Database base(GENERATE(false, true));
+  const std::vector<model::PathInfo> infos{info_for("good"),
+                                           info_for("bad", {path_named("absent")})};
+  CHECK(code_of([&] { base.db->register_paths(base.a, infos); }) == "store.invalid-reference");
+  CHECK(base.db->all_paths(base.a).empty());
+  auto wrong = info_for("md5");
+  wrong.nar_hash = hash_of(HashAlgorithm::Md5, bytes_of("x"));
+  CHECK(code_of([&] { put(base, base.a, wrong); }) == "store.nar-hash");
+}
+
+TEST_CASE("metadata: a path that is valid already stays as it is", "[store]") {
+  Database base(GENERATE(false, true));
+  const auto first = info_for("x");
+  put(base, base.a, first);
+  auto second = first;
+  second.nar_size = 99;
+  second.references = {path_named("absent")};
+  put(base, base.a, second);
+  CHECK(base.db->path_info(base.a, first.path) == first);
+}
+
+TEST_CASE("metadata: removal refuses what others refer to", "[store][reject]") {
+  Database base(GENERATE(false, true));
+  const std::vector<model::PathInfo> infos{
+      info_for("low"), info_for("high", {path_named("low"), path_named("high")})};
+  base.db->register_paths(base.a, infos);
+  const model::StorePaths both{path_named("low"), path_named("high")};
+  CHECK(code_of([&] { base.db->remove_paths(base.a, {both.data(), 1}); }) == "store.referenced");
+  CHECK(base.db->all_paths(base.a).size() == 2);
+  CHECK(base.db->nar_hash_in_use(infos[0].nar_hash));
+  base.db->remove_paths(base.a, both);
+  CHECK(base.db->all_paths(base.a).empty());
+  CHECK_FALSE(base.db->nar_hash_in_use(infos[0].nar_hash));
+}
+
+TEST_CASE("metadata: accounts see nothing of each other", "[store]") {
+  Database base(GENERATE(false, true));
+  const auto x = info_for("x");
+  put(base, base.a, x);
+  CHECK(base.db->valid_paths(base.b, {&x.path, 1}).empty());
+  CHECK_FALSE(base.db->path_info(base.b, x.path));
+  CHECK_FALSE(base.db->path_of_hash_part(base.b, x.path.hash_part()));
+  CHECK(base.db->all_paths(base.b).empty());
+  CHECK(base.db->referrers(base.b, x.path).empty());
+  CHECK(code_of([&] { base.db->closure(base.b, {&x.path, 1}); }) == "store.invalid-path");
+  CHECK(code_of([&] { put(base, base.b, info_for("y", {x.path})); }) == "store.invalid-reference");
+  BuildRecord record;
+  record.account = base.a;
+  const auto id = base.db->add_build(record);
+  CHECK_FALSE(base.db->build(base.b, id));
+  CHECK(base.db->builds(base.b, 10).empty());
+  record.id = id;
+  record.account = base.b;
+  CHECK(code_of([&] { base.db->update_build(record); }) == "build.unknown");
+  put(base, base.b, x);
+  base.db->remove_paths(base.b, {&x.path, 1});
+  CHECK(base.db->valid_paths(base.a, {&x.path, 1}).size() == 1);
+}
+
+TEST_CASE("metadata: builds are remembered, newest first", "[store][roundtrip]") {
+  Database base(GENERATE(false, true));
+  BuildRecord record;
+  record.account = base.a;
+  record.derivation = "d.drv";
+  record.platform = "x86_64-linux";
+  record.created_us = 5;
+  const auto first = base.db->add_build(record);
+  const auto second = base.db->add_build(record);
+  CHECK(first < second);
+  CHECK_FALSE(base.db->build(base.a, first)->status);
+  record.id = first;
+  record.status = model::BuildStatus::TimedOut;
+  record.error = std::string("with a \0 byte", 13);
+  record.started_us = 6;
+  record.stopped_us = 7;
+  record.cpus = 8;
+  record.memory_bytes = 9;
+  record.peak_memory_bytes = 10;
+  record.cpu_us = 11;
+  record.log_bytes = 12;
+  record.accelerator = "kvm";
+  record.phases = R"({"boot":1})";
+  base.db->update_build(record);
+  const auto back = base.db->build(base.a, first);
+  REQUIRE(back);
+  CHECK(back->status == model::BuildStatus::TimedOut);
+  CHECK(back->error == record.error);
+  CHECK(back->started_us == 6);
+  CHECK(back->stopped_us == 7);
+  CHECK(back->cpus == 8);
+  CHECK(back->memory_bytes == 9);
+  CHECK(back->peak_memory_bytes == 10);
+  CHECK(back->cpu_us == 11);
+  CHECK(back->log_bytes == 12);
+  CHECK(back->accelerator == "kvm");
+  CHECK(back->phases == record.phases);
+  CHECK(base.db->builds(base.a, 10).front().id == second);
+  CHECK(base.db->builds(base.a, 1).size() == 1);
+}
+
+TEST_CASE("metadata: eight threads register at once, each for itself", "[store][fault]") {
+  Database base(GENERATE(false, true));
+  std::atomic<int> refused = 0;
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 50; ++i) {
+        const auto name = std::to_string(t) + "-" + std::to_string(i);
+        auto info = info_for(name);
+        if (i % 10 == 9) {
+          info.references = {path_named("absent")};
+        }
+        try {
+          put(base, t % 2 == 0 ? base.a : base.b, info);
+        } catch (const Error& error) {
+          refused += error.code() == "store.invalid-reference" ? 1 : 1000;
+        }
+      }
+    });
+  }
+  for (auto& thread : threads) {
+    thread.join();
+  }
+  CHECK(refused == 8 * 5);
+  CHECK(base.db->all_paths(base.a).size() == 4 * 45);
+  CHECK(base.db->all_paths(base.b).size() == 4 * 45);
+}
+
+TEST_CASE("metadata: what is registered survives a restart", "[store]") {
+  const TemporaryDir dir;
+  const auto info = info_for("kept");
+  AccountId account;
+  {
+    const auto db = open_sqlite_metadata(dir.path() / "db");
+    account = db->ensure_account("a");
+    db->register_paths(account, {&info, 1});
+  }
+  const auto db = open_sqlite_metadata(dir.path() / "db");
+  CHECK(db->find_account("a") == account);
+  CHECK(db->path_info(account, info.path) == info);
+}
+
+TEST_CASE("metadata: an older schema is brought up to date, a newer one refused", "[store]") {
+  const TemporaryDir dir;
+  const auto path = dir.path() / "db";
+  const auto info = info_for("old");
+  {
+    const auto db = open_sqlite_metadata(path);
+    db->register_paths(db->ensure_account("a"), {&info, 1});
+  }
+  // As version 1 had it: paths, and no builds yet.
+  run_sql(path, "drop table Builds; pragma user_version = 1");
+  {
+    const auto db = open_sqlite_metadata(path);
+    const auto account = db->ensure_account("a");
+    CHECK(db->path_info(account, info.path) == info);
+    BuildRecord record;
+    record.account = account;
+    CHECK(db->add_build(record) > 0);
+  }
+  run_sql(path, "pragma user_version = 3");
+  CHECK(code_of([&] { static_cast<void>(open_sqlite_metadata(path)); }) == "metadata.newer");
+}
+
+TEST_CASE("metadata: a file that is no database is refused", "[store][reject]") {
+  const TemporaryDir dir;
+  const auto path = dir.path() / "db";
+  {
+    const UniqueFd fd(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+    const std::string junk(8192, 'x');
+    REQUIRE(::write(fd.get(), junk.data(), junk.size()) == 8192);
+  }
+  CHECK(code_of([&] { static_cast<void>(open_sqlite_metadata(path)); }) == "metadata.corrupt");
+  CHECK(code_of([&] { static_cast<void>(open_sqlite_metadata(dir.path() / "no" / "db")); }) == "metadata.sqlite");
+}
+
+TEST_CASE("metadata: a hundred thousand paths", "[store][slow]") {
+  const TemporaryDir dir;
+  const auto db = open_sqlite_metadata(dir.path() / "db");
+  const auto account = db->ensure_account("a");
+  constexpr std::size_t kCount = 100'000;
+  std::mt19937 random(1);
+  std::vector<model::PathInfo> infos;
+  model::StorePaths paths;
+  for (std::size_t i = 0; i < kCount; ++i) {
+    const auto name = "package-" + std::to_string(i) + "-1.0";
+    model::StorePaths references;
+    for (int r = 0; r < 5 && i > 0; ++r) {
+      references.push_back(paths[random() % i]);
+    }
+    infos.push_back(info_for(name, std::move(references)));
+    infos.back().deriver = path_named(name + ".drv");
+    infos.back().signatures = {"cache.example.org-1:" + std::string(88, 'x')};
+    paths.push_back(infos.back().path);
+  }
+  const auto measure = [](const char* what, const auto& work) {
+    const auto start = std::chrono::steady_clock::now();
+    const auto cpu = std::clock();
+    work();
+    std::cout << "# " << what << ": "
+              << static_cast<double>(std::clock() - cpu) / CLOCKS_PER_SEC << " cpu-s, "
+              << std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()
+              << " s\n";
+  };
+  measure("register 100k", [&] { db->register_paths(account, infos); });
+  infos.clear();
+  measure("valid 100k", [&] { CHECK(db->valid_paths(account, paths).size() == kCount); });
+  std::size_t references = 0;
+  measure("infos 100k", [&] {
+    db->path_infos(
+        account, paths, [&](const model::PathInfo& info) { references += info.references.size(); });
+  });
+  CHECK(references > 4 * kCount);
+  const auto shuffled = [&] {
+    auto copy = paths;
+    std::shuffle(copy.begin(), copy.end(), random);
+    return copy;
+  }();
+  measure("infos 100k, shuffled", [&] {
+    db->path_infos(account, shuffled, [&](const model::PathInfo&) { ++references; });
+  });
+  measure("closure 100k", [&] { CHECK(db->closure(account, paths).size() == kCount); });
+  measure("all 100k", [&] { CHECK(db->all_paths(account).size() == kCount); });
+  measure("remove 100k", [&] { db->remove_paths(account, paths); });
+  CHECK(db->all_paths(account).empty());
+}

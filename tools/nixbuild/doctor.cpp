@@ -1,0 +1,364 @@
+#include "here.hpp"
+#include "server/admin_text.hpp"
+
+#include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/sandbox/kernel.hpp>
+#include <nixbuild/sandbox/probe.hpp>
+#include <nixbuild/sandbox/qemu_executor.hpp>
+#include <nixbuild/server/config.hpp>
+#include <nixbuild/server/handoff.hpp>
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/serialize.hpp>
+#include <elf.h>
+#include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#include <array>
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <memory>
+
+namespace nixbuild::tool {
+
+namespace fs = std::filesystem;
+namespace json = boost::json;
+
+namespace {
+
+enum class Level : std::uint8_t { Ok, Warning, Problem };
+
+struct Finding {
+  std::string check;
+  Level level = Level::Ok;
+  std::string says;
+  std::string advice; ///< what to do; empty when all is well
+};
+
+std::string_view name_of(Level level) {
+  return level == Level::Ok ? "ok" : level == Level::Warning ? "warning" : "problem";
+}
+
+struct Patient {
+  Globals globals;
+  server::Config config;
+  sandbox::QemuExecutorSettings defaults;
+};
+
+/// The folder itself, or the nearest one above that exists.
+fs::path existing_folder(fs::path folder) {
+  std::error_code ignored;
+  while (!fs::exists(folder, ignored) && folder.has_relative_path()) {
+    folder = folder.parent_path();
+  }
+  return folder;
+}
+
+Finding check_state_dir(const Patient& patient) {
+  Finding finding{"state directory", Level::Ok, patient.globals.state_dir, ""};
+
+  struct stat info {};
+
+  if (::stat(patient.globals.state_dir.c_str(), &info) != 0) {
+    const auto above = existing_folder(fs::absolute(patient.globals.state_dir));
+    finding.says += " does not exist yet; it is made when it is needed";
+    if (::access(above.c_str(), W_OK | X_OK) != 0) {
+      finding.level = Level::Problem;
+      finding.says = fmt::format("{} does not exist", patient.globals.state_dir);
+      finding.advice =
+          fmt::format("{} is not writable for you: give --state-dir or run this as the user that "
+                      "the daemon runs as",
+                      above.string());
+    }
+    return finding;
+  }
+  if (!S_ISDIR(info.st_mode)) {
+    finding.level = Level::Problem;
+    finding.says += " is not a directory";
+    finding.advice = "give another --state-dir";
+  } else if (::access(patient.globals.state_dir.c_str(), R_OK | W_OK | X_OK) != 0) {
+    finding.level = Level::Problem;
+    finding.says += " is not yours to use";
+    finding.advice = fmt::format("run this as uid {}, or give another --state-dir", info.st_uid);
+  } else if ((info.st_mode & 0077) != 0) {
+    finding.level = Level::Warning;
+    finding.says += fmt::format(" has mode {:o}: other users can look into it",
+                                static_cast<unsigned>(info.st_mode & 07777));
+    finding.advice = "chmod 700 " + patient.globals.state_dir;
+  }
+  return finding;
+}
+
+Finding check_daemon(const Patient& patient) {
+  Finding finding{"daemon", Level::Ok, "runs", ""};
+  if (!server::connect_to_daemon(patient.globals.state_dir)) {
+    finding.says = "does not run; the first client or command starts it";
+  }
+  return finding;
+}
+
+Finding check_program(const std::string& name) {
+  try {
+    return {name, Level::Ok, server::find_program(name), ""};
+  } catch (const Error& error) {
+    return {name, Level::Problem, error.message(), "install the whole project, or build all of it"};
+  }
+}
+
+Finding check_accelerator(const Patient& patient) {
+  Finding finding{"accelerator", Level::Ok, "", ""};
+  if (patient.config.accelerator == "tcg") {
+    finding.level = Level::Warning;
+    finding.says = "software emulation, as configured: slow, and no security boundary";
+    finding.advice = "sandbox.accelerator = \"auto\" uses KVM where it works";
+    return finding;
+  }
+  const auto probe = sandbox::probe_kvm();
+  const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(probe.took).count();
+  if (probe.accelerator == sandbox::Accelerator::Kvm) {
+    finding.says = fmt::format("KVM works ({} ms): {}", took, probe.reason);
+    return finding;
+  }
+  const bool required = patient.config.accelerator == "kvm";
+  finding.level = required ? Level::Problem : Level::Warning;
+  finding.says = fmt::format("KVM does not work: {}", probe.reason);
+  finding.advice =
+      required ? "the configuration insists on KVM: mend it or set sandbox.accelerator = \"auto\""
+               : "builds run in software emulation, 10 to 25 times slower and no security "
+                 "boundary: fine "
+                 "for your own builds; else enable (nested) virtualisation or join the group kvm";
+  return finding;
+}
+
+Finding check_kernel(const Patient& patient) {
+  Finding finding{"kernel", Level::Ok, "", ""};
+  const std::string import = "nixbuild kernel import VMLINUZ MODULES";
+  const auto& configured = patient.config.kernel_image;
+  if (!configured.empty()) {
+    finding.says = configured + ", as configured";
+    if (::access(configured.c_str(), R_OK) != 0) {
+      finding.level = Level::Problem;
+      finding.says += ", cannot be read";
+      finding.advice = "correct sandbox.kernel-image, or make the file readable";
+    }
+    return finding;
+  }
+  std::string trouble;
+  try {
+    const auto source = sandbox::newest_kernel();
+    finding.says = fmt::format("{} ({})", source.image.string(), source.version);
+    return finding;
+  } catch (const Error& error) {
+    trouble = error.message();
+  }
+  std::error_code missing;
+  for (const auto& item : fs::directory_iterator(kernel_cache(patient.globals), missing)) {
+    if (fs::exists(item.path() / "manifest.json", missing)) {
+      finding.says = "taken over: " + item.path().filename().string();
+      return finding;
+    }
+  }
+  finding.level = Level::Problem;
+  finding.says = trouble;
+  finding.advice = "as root: " + import + ", or install a kernel package (linux-image-cloud-amd64)";
+  return finding;
+}
+
+Finding check_qemu(const Patient& patient) {
+  const auto program = patient.defaults.qemu.string();
+  Finding finding{"qemu", Level::Ok, "", ""};
+  const auto close = [](std::FILE* pipe) {
+    ::pclose(pipe);
+  };
+  std::array<char, 256> line{};
+  if (::access(program.c_str(), X_OK) == 0) {
+    const std::unique_ptr<std::FILE, decltype(close)> pipe(
+        ::popen((program + " --version 2>/dev/null").c_str(), "re"), close);
+    if (pipe != nullptr && std::fgets(line.data(), line.size(), pipe.get()) != nullptr) {
+      finding.says = line.data();
+    }
+  }
+  while (!finding.says.empty() && finding.says.back() == '\n') {
+    finding.says.pop_back();
+  }
+  if (finding.says.empty()) {
+    finding.level = Level::Problem;
+    finding.says = program + " is missing or does not start";
+    finding.advice = "install the package qemu-system-x86";
+  }
+  return finding;
+}
+
+/// Nothing when it is no 64-bit ELF program.
+std::optional<bool> is_static_program(const std::string& name) {
+  std::ifstream file(name, std::ios::binary);
+  Elf64_Ehdr header{};
+  if (!file.read(reinterpret_cast<char*>(&header), sizeof header) ||
+      !std::equal(ELFMAG, ELFMAG + SELFMAG, header.e_ident)) {
+    return std::nullopt;
+  }
+  file.seekg(static_cast<std::streamoff>(header.e_phoff));
+  for (unsigned i = 0; i < header.e_phnum; ++i) {
+    Elf64_Phdr program{};
+    if (!file.read(reinterpret_cast<char*>(&program), sizeof program)) {
+      return std::nullopt;
+    }
+    if (program.p_type == PT_INTERP) {
+      return false;
+    }
+  }
+  return true;
+}
+
+Finding check_shell(const Patient& patient) {
+  const auto& set = patient.config.shell;
+  const auto name = set.empty() ? patient.defaults.busybox.string() : set;
+  Finding finding{"busybox", Level::Ok, name, ""};
+  const auto is_static = is_static_program(name);
+  if (!is_static) {
+    finding.level = Level::Problem;
+    finding.says += " is missing or no program";
+    finding.advice = "install the package busybox-static, or set sandbox.shell";
+  } else if (!*is_static) {
+    finding.level = Level::Problem;
+    finding.says += " is not statically linked: a build machine has no libraries for it";
+    finding.advice = "install the package busybox-static, or set sandbox.shell";
+  }
+  return finding;
+}
+
+Finding check_network(const Patient& patient) {
+  const auto program = patient.defaults.network_helper.string();
+  Finding finding{"network helper", Level::Ok, program, ""};
+  if (::access(program.c_str(), X_OK) != 0) {
+    finding.level = Level::Warning;
+    finding.says += " is missing: fixed-output builds (downloads) have no network";
+    finding.advice = "install the package passt, or let the client download by itself";
+  }
+  return finding;
+}
+
+Finding check_cgroup() {
+  Finding finding{"cgroup", Level::Ok, "", ""};
+
+  struct statfs info {};
+
+  std::string own;
+  std::ifstream file("/proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("0::")) {
+      own = "/sys/fs/cgroup" + line.substr(3);
+    }
+  }
+  if (::statfs("/sys/fs/cgroup", &info) != 0 || info.f_type != CGROUP2_SUPER_MAGIC || own.empty()) {
+    finding.level = Level::Warning;
+    finding.says = "no unified control groups here: builds run without a cgroup of their own";
+    finding.advice = "fine for one's own builds; else boot with systemd.unified_cgroup_hierarchy=1";
+  } else if (::access((own + "/cgroup.procs").c_str(), W_OK) != 0 ||
+             ::access((own + "/cgroup.subtree_control").c_str(), W_OK) != 0) {
+    finding.level = Level::Warning;
+    finding.says = own + " is not delegated: builds run without a cgroup of their own";
+    finding.advice = "run the daemon as the systemd service (Delegate=yes), or with systemd-run "
+                     "--user -p Delegate=yes";
+  } else {
+    finding.says = own + " can be used";
+  }
+  return finding;
+}
+
+Finding check_disk(const Patient& patient) {
+  Finding finding{"disk space", Level::Ok, "", ""};
+  const auto folder = existing_folder(fs::absolute(patient.globals.state_dir));
+
+  struct statvfs info {};
+
+  if (::statvfs(folder.c_str(), &info) != 0) {
+    return {"disk space", Level::Warning, "cannot be asked for", "look at " + folder.string()};
+  }
+  const auto free = static_cast<std::uint64_t>(info.f_bavail) * info.f_frsize;
+  finding.says = fmt::format("{} free for {}", server::human_size(free), patient.globals.state_dir);
+  if (free < 10 * kGiB) {
+    finding.level = free < kGiB ? Level::Problem : Level::Warning;
+    finding.advice = "make room, or collect garbage: nixbuild gc";
+  }
+  return finding;
+}
+
+Finding check_descriptors() {
+  rlimit limit{};
+  ::getrlimit(RLIMIT_NOFILE, &limit);
+  constexpr rlim_t enough = 65'536;
+  Finding finding{"open files", Level::Ok, fmt::format("up to {}", limit.rlim_max), ""};
+  if (limit.rlim_max < enough) {
+    finding.level = limit.rlim_max < 4096 ? Level::Problem : Level::Warning;
+    finding.advice = fmt::format("every session and build holds descriptors: raise the limit "
+                                 "(ulimit -Hn, LimitNOFILE=) to {}",
+                                 enough);
+  }
+  return finding;
+}
+
+std::vector<Finding> examine(const Patient& patient) {
+  return {check_state_dir(patient),
+          check_daemon(patient),
+          check_program("nixbuildd"),
+          check_program("nixbuild-runner"),
+          check_program("nixbuild-guest"),
+          check_accelerator(patient),
+          check_kernel(patient),
+          check_qemu(patient),
+          check_shell(patient),
+          check_network(patient),
+          check_cgroup(),
+          check_disk(patient),
+          check_descriptors()};
+}
+
+} // namespace
+
+int doctor(const Globals& globals, const server::Command& command) {
+  Patient patient;
+  patient.globals = globals;
+  std::vector<Finding> findings;
+  try {
+    patient.config = server::load_config(globals.config);
+    findings.push_back({"configuration",
+                        Level::Ok,
+                        globals.config.empty() ? "built-in values" : globals.config,
+                        ""});
+  } catch (const Error& error) {
+    findings.push_back({"configuration", Level::Problem, error.what(), "correct the file"});
+  }
+  for (auto& finding : examine(patient)) {
+    findings.push_back(std::move(finding));
+  }
+  bool problem = false;
+  json::array list;
+  std::string text;
+  for (const auto& finding : findings) {
+    problem = problem || finding.level == Level::Problem;
+    list.push_back(json::object{{"check", finding.check},
+                                {"level", name_of(finding.level)},
+                                {"says", finding.says},
+                                {"advice", finding.advice}});
+    text += fmt::format("{:<8} {:<16} {}\n",
+                        name_of(finding.level),
+                        finding.check,
+                        server::printable(finding.says));
+    if (!finding.advice.empty()) {
+      text += fmt::format("{:<25} → {}\n", "", server::printable(finding.advice));
+    }
+  }
+  print(command.has("--json") ? json::serialize(list) + "\n" : text);
+  return problem ? 1 : 0;
+}
+
+} // namespace nixbuild::tool

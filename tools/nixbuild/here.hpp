@@ -1,0 +1,34 @@
+#pragma once
+
+#include "server/admin_commands.hpp"
+
+#include <string>
+#include <string_view>
+
+/// Commands that need no daemon, or only talk to it as a client does. Each returns the exit status.
+namespace nixbuild::tool {
+
+/// What stands before or beside the command's own words.
+struct Globals {
+  std::string state_dir; ///< found already
+  std::string config;    ///< empty: none
+  std::string account;
+  bool autostart = true;
+};
+
+int nar_ls(const server::Command& command);
+int nar_cat(const server::Command& command);
+int nar_pack(const server::Command& command);
+int nar_unpack(const server::Command& command);
+int kernel_import(const Globals& globals, const server::Command& command);
+int kernel_list(const Globals& globals, const server::Command& command);
+int doctor(const Globals& globals, const server::Command& command);
+int run_derivation(const Globals& globals, const server::Command& command);
+
+/// Where imported kernels lie in a state directory. The daemon uses the same.
+[[nodiscard]] std::string kernel_cache(const Globals& globals);
+
+/// All of `text` to standard output. Error `output.write`.
+void print(std::string_view text);
+
+} // namespace nixbuild::tool
