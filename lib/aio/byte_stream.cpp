@@ -243,7 +243,8 @@ Task<void> ByteStream::wait_hang_up() {
       co_await timer.async_wait(asio::use_awaitable);
       continue;
     }
-    co_await State::wait(self, false, Patience{0});
+    const Patience unlimited(0);
+    co_await State::wait(self, false, unlimited);
     pollfd entry{self->fd.get(), POLLIN | POLLRDHUP, 0};
     ::poll(&entry, 1, 0);
     if ((entry.revents & (POLLHUP | POLLRDHUP | POLLERR)) != 0) {

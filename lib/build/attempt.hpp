@@ -1,70 +1,74 @@
 #pragma once
 
+#include "steps.hpp"
+#include "watchdog.hpp"
+
 #include <nixbuild/build/builder.hpp>
-#include <nixbuild/model/build.hpp>
-#include <nixbuild/nar/reader.hpp>
 
-#include <boost/asio/steady_timer.hpp>
-
+#include <chrono>
+#include <cstdint>
+#include <functional>
 #include <map>
-#include <optional>
+#include <memory>
 #include <string>
-#include <string_view>
+#include <utility>
 #include <vector>
 
 namespace nixbuild::build {
 
-/// A build that ends with a status the client is told, and nothing registered.
-class BuildFailure {
+/// One build's life.
+class Attempt {
 public:
-  BuildFailure(model::BuildStatus status, std::string message)
-      : status_(status), message_(std::move(message)) {}
+  Attempt(const Builder::Parts& parts,
+          const BuilderSettings& settings,
+          BuildRequest request,
+          std::shared_ptr<LogFeed> feed,
+          std::shared_ptr<BuildControl> control)
+      : parts_(parts), settings_(settings), request_(std::move(request)), feed_(std::move(feed)),
+        control_(std::move(control)), lease_(parts.store.lease(request_.account)),
+        watch_(std::make_shared<Watch>()),
+        drv_text_(parts.store.dir().print(request_.derivation_path)) {}
 
-  [[nodiscard]] model::BuildStatus status() const noexcept { return status_; }
-
-  [[nodiscard]] const std::string& message() const noexcept { return message_; }
+  aio::Task<model::BuildResult> run(const std::function<void(std::int64_t)>& on_number);
 
 private:
-  model::BuildStatus status_;
-  std::string message_;
+  aio::Task<void> record();
+  aio::Task<bool> outputs_valid();
+  void name_outputs();
+  aio::Task<void> resolve_inputs();
+  aio::Task<ComputeLease> lease_machine();
+  aio::Task<void> choose_accelerator();
+  aio::Task<void> start();
+  aio::Task<sandbox::GuestExit> follow();
+  aio::Task<void> take_log(std::string bytes);
+  void judge(const sandbox::GuestExit& exit) const;
+  void judge_outputs(const sandbox::GuestExit& exit) const;
+  aio::Task<void> collect();
+  aio::Task<model::PathInfo> collect_output(std::size_t index);
+  aio::Task<void> register_outputs();
+  [[noreturn]] void throw_stopped() const;
+  void note_phase(const std::string& phase, std::chrono::microseconds at);
+  [[nodiscard]] std::int64_t now_us() const;
+  [[nodiscard]] std::string phases_json() const;
+  model::BuildResult success(model::BuildStatus status) const;
+
+  const Builder::Parts& parts_;
+  const BuilderSettings& settings_;
+  BuildRequest request_;
+  std::shared_ptr<LogFeed> feed_;
+  std::shared_ptr<BuildControl> control_;
+  store::Lease lease_;
+  std::shared_ptr<Watch> watch_;
+  std::string drv_text_;
+
+  store::BuildRecord record_;
+  std::vector<std::string> output_names_;
+  model::StorePaths output_paths_;
+  std::map<std::string, std::vector<std::string>> output_signatures_;
+  model::StorePaths closure_;
+  std::unique_ptr<sandbox::Execution> execution_;
+  std::vector<model::PathInfo> built_;
+  std::vector<std::pair<std::string, std::chrono::microseconds>> phases_;
 };
-
-/// The environment of the builder process and the files of the build directory, complete and
-/// sorted. Source: protocol facts 5.1. Throws BuildFailure for what is not offered.
-void fill_environment(sandbox::GuestJob& job,
-                      const BuildRequest& request,
-                      const model::StoreDir& dir,
-                      unsigned build_cores);
-
-/// The composed input disk of a closure.
-struct InputDisk {
-  std::vector<sandbox::DiskExtent> extents;
-  std::uint64_t bytes = 0;
-};
-
-/// Opens the segments of `closure` and composes them. `scratch_dir` takes the head file. Blocking.
-[[nodiscard]] InputDisk
-compose_inputs(store::Store& store, store::AccountId account, const model::StorePaths& closure);
-
-/// Follows the content of an output of a fixed-output derivation. Takes the NAR's bytes in any cut.
-class FixedOutputCheck {
-public:
-  explicit FixedOutputCheck(const model::ContentAddress& expected);
-  ~FixedOutputCheck();
-  FixedOutputCheck(FixedOutputCheck&&) noexcept;
-
-  void feed(ByteView nar);
-  /// Empty when the contents have the address; else why the output is refused, in Nix's words.
-  [[nodiscard]] std::string verdict(std::string_view derivation);
-
-private:
-  struct State;
-  std::unique_ptr<State> state_;
-};
-
-/// The outputs in an order in which each stands behind those it refers to. Throws BuildFailure
-/// (OutputRejected) for a cycle between them. Source: protocol facts 5.8 (5).
-[[nodiscard]] std::vector<std::size_t> order_of_outputs(const std::vector<model::PathInfo>& infos,
-                                                        std::string_view derivation);
 
 } // namespace nixbuild::build

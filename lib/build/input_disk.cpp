@@ -1,4 +1,4 @@
-#include "attempt.hpp"
+#include "steps.hpp"
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/segment/compose.hpp>

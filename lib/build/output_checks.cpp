@@ -1,4 +1,4 @@
-#include "attempt.hpp"
+#include "steps.hpp"
 
 #include <nixbuild/model/hash_text.hpp>
 

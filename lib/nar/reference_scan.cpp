@@ -18,6 +18,8 @@ namespace nixbuild::nar {
 namespace {
 
 constexpr std::size_t kHashPart = 32;
+constexpr std::size_t kMinFilterBits = 4096;
+constexpr std::size_t kMaxFilterBits = std::size_t{1} << 23;
 constexpr std::uint32_t kNone = ~std::uint32_t{0};
 
 /// Mixes all 32 characters, so that candidates that share a prefix do not share a bucket.
@@ -44,7 +46,16 @@ private:
   /// The distinct candidate with this text, or kNone; `slot` is left where it is or belongs.
   [[nodiscard]] std::uint32_t lookup(const std::uint8_t* text, std::size_t& slot) const noexcept;
 
+  /// Bit of the filter for a text that begins so.
+  [[nodiscard]] std::size_t filter_bit(const std::uint8_t* text) const noexcept {
+    return static_cast<std::size_t>((load_u64(text) * 0x9e3779b97f4a7c15U) >> filter_shift_);
+  }
+
   void check(const std::uint8_t* text) {
+    const std::size_t bit = filter_bit(text);
+    if (((filter_[bit / 64] >> (bit % 64)) & 1U) == 0) {
+      return;
+    }
     std::size_t slot = 0;
     if (const auto candidate = lookup(text, slot); candidate != kNone && !seen[candidate]) {
       seen[candidate] = true;
@@ -58,6 +69,10 @@ private:
 
   std::vector<std::array<std::uint8_t, kHashPart>> candidates_;
   std::vector<std::uint32_t> table_; ///< open addressing, at most half full
+  /// Sparse set of candidates' beginnings: in text that is nothing but base-32 characters, almost
+  /// every position ends here, in the fastest cache.
+  std::vector<std::uint64_t> filter_;
+  unsigned filter_shift_ = 0;
   std::size_t missing_ = 0;
   std::array<std::uint8_t, kHashPart - 1> tail_{};
   std::size_t tail_size_ = 0;
@@ -66,6 +81,10 @@ private:
 
 ReferenceScanner::State::State(std::span<const std::string> hash_parts)
     : table_(std::bit_ceil(2 * hash_parts.size() + 2), kNone) {
+  const auto bits =
+      std::clamp(std::bit_ceil(64 * hash_parts.size()), kMinFilterBits, kMaxFilterBits);
+  filter_.resize(bits / 64);
+  filter_shift_ = 64 - static_cast<unsigned>(std::countr_zero(bits));
   for (const auto& text : hash_parts) {
     if (text.size() != kHashPart || !std::all_of(text.begin(), text.end(), is_nix32)) {
       throw Error(Reaction::Reject,
@@ -78,6 +97,8 @@ ReferenceScanner::State::State(std::span<const std::string> hash_parts)
       candidate = static_cast<std::uint32_t>(candidates_.size());
       std::copy_n(bytes_of(text).data(), kHashPart, candidates_.emplace_back().data());
       table_[slot] = candidate;
+      const std::size_t bit = filter_bit(bytes_of(text).data());
+      filter_[bit / 64] |= std::uint64_t{1} << (bit % 64);
     }
     distinct_of.push_back(candidate);
   }

@@ -78,7 +78,8 @@ void GuestSession::accept_exit(GuestExit exit) {
 }
 
 void GuestSession::feed_log(std::size_t size) {
-  if (size == 0) {
+  // What the log held when the guest gave up may still be on its way.
+  if (size == 0 || state_ == State::Down) {
     return;
   }
   if (state_ != State::Preparing && state_ != State::Running) {

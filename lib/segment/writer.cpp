@@ -22,7 +22,7 @@ namespace {
 
 /// Files up to this size lie in the metadata. Composition copies metadata, and what is inline does
 /// not go by sendfile: so not much; but each file outside costs a block.
-constexpr std::uint64_t kInlineFile = 2048;
+constexpr std::uint64_t kInlineFile = 1024;
 constexpr std::size_t kMaxDepth = 1024;
 
 enum class Expect : std::uint8_t { Node, Contents, Entry, Nothing };

@@ -96,9 +96,10 @@ aio::Task<int> stream(std::shared_ptr<AdminCall> call,
     // Over SSH the end of the input says nothing: the client may have closed it from the start.
     co_return co_await command(*call);
   }
+  const auto here = co_await asio::this_coro::executor;
   auto watch = std::make_shared<CallerWatch>();
   auto watcher = watch_caller(call, std::move(in));
-  asio::co_spawn(co_await asio::this_coro::executor,
+  asio::co_spawn(here,
                  std::move(watcher),
                  asio::bind_cancellation_slot(watch->stop.slot(), [watch](std::exception_ptr) {}));
   std::exception_ptr failure;

@@ -87,9 +87,12 @@ aio::Task<void> ServeState::follow_log(build::Attachment& attachment, const bool
 aio::Task<model::BuildResult> ServeState::follow(build::Attachment attachment) {
   auto watch = std::make_shared<ClientWatch>();
   auto watcher = watch_client(watch, in_, err_, &attachment.feed());
-  asio::co_spawn(co_await asio::this_coro::executor,
+  const auto here = co_await asio::this_coro::executor;
+  auto ignore = [watch](std::exception_ptr) {
+  };
+  asio::co_spawn(here,
                  std::move(watcher),
-                 asio::bind_cancellation_slot(watch->stop.slot(), [watch](std::exception_ptr) {}));
+                 asio::bind_cancellation_slot(watch->stop.slot(), std::move(ignore)));
   std::exception_ptr failure;
   model::BuildResult result;
   try {

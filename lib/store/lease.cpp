@@ -21,6 +21,7 @@ struct Lease::State {
   KeyCounter keys;
 };
 
+Lease::Lease() = default;
 Lease::~Lease() = default;
 Lease::Lease(Lease&&) noexcept = default;
 Lease& Lease::operator=(Lease&&) noexcept = default;

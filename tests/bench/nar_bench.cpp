@@ -1,7 +1,5 @@
 // Speed of the rooms nar and segment. Everything is in memory; sinks count and drop.
 
-#include "nar/base32_class.hpp"
-
 #include <nixbuild/base/digest.hpp>
 #include <nixbuild/nar/reader.hpp>
 #include <nixbuild/nar/reference_scan.hpp>

@@ -19,10 +19,12 @@ namespace nixbuild::segment {
 struct LiteralPiece {
   ByteView bytes; ///< valid until the next call
 };
+
 struct DataPiece {
   std::uint64_t offset = 0;
   std::uint64_t length = 0;
 };
+
 using NarPiece = std::variant<LiteralPiece, DataPiece>;
 
 /// Regenerates the NAR of a segment, piece by piece, in constant memory (one frame per level of
@@ -31,7 +33,8 @@ class NIXBUILD_API NarSource {
 public:
   /// `metadata` outlives the source and is a whole metadata blob (mapped or read).
   /// Error `segment.corrupt` (here and in `next`) when it does not hold together; every address is
-  /// checked against the blobs' sizes before use.
+  /// checked against the blobs' sizes before use. The blob's sum is checked by `validate` and
+  /// `compose` only, because it costs a pass over all of it.
   NarSource(ByteView metadata, std::uint64_t data_bytes);
   ~NarSource();
   NarSource(NarSource&&) noexcept;
@@ -50,11 +53,11 @@ enum class NodeType : std::uint8_t { Regular, Executable, Symlink, Directory };
 /// One node of a segment's tree.
 struct Node {
   NodeType type = NodeType::Regular;
-  std::uint64_t size = 0;       ///< of a regular file
-  std::string target;           ///< of a symlink
-  bool inlined = false;         ///< contents lie in the metadata blob at `offset`
-  std::uint64_t offset = 0;     ///< in the data blob, or in the metadata blob when inlined
-  std::uint64_t address = 0;    ///< of the inode in the metadata blob, for `children`
+  std::uint64_t size = 0;    ///< of a regular file
+  std::string target;        ///< of a symlink
+  bool inlined = false;      ///< contents lie in the metadata blob at `offset`
+  std::uint64_t offset = 0;  ///< in the data blob, or in the metadata blob when inlined
+  std::uint64_t address = 0; ///< of the inode in the metadata blob, for `children`
 };
 
 /// Random access to a segment's tree without unpacking it.
@@ -76,9 +79,9 @@ private:
   std::uint64_t data_bytes_;
 };
 
-/// Walks the whole metadata blob and checks that every inode, directory and address is in range,
-/// names are valid and sorted, every inode is reached once, and no cycle exists. Cost: linear.
-/// Error `segment.corrupt`.
+/// Walks the whole metadata blob and checks its sum (CRC-32C) and that every inode, directory and
+/// address is in range, names are valid and sorted, every inode is reached once, and no cycle
+/// exists. Cost: linear. Error `segment.corrupt`.
 NIXBUILD_API void validate(ByteView metadata, std::uint64_t data_bytes);
 
 } // namespace nixbuild::segment

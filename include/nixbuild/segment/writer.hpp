@@ -14,8 +14,9 @@ namespace nixbuild::segment {
 
 inline constexpr std::uint64_t kBlock = 4096;
 
-/// Where a metadata blob is written: appended to, and patched where a directory's parent or size
-/// becomes known later. Implementations throw on failure.
+/// Where a metadata blob is written: appended to, and patched once: the header at its begin is
+/// written last, so that a blob whose writer never finished is refused by every reader.
+/// Implementations throw on failure.
 class PatchableSink {
 public:
   virtual ~PatchableSink() = default;
@@ -25,7 +26,10 @@ public:
 };
 
 /// Turns NAR events into the two blobs while they arrive. Memory: the entries of the directories
-/// that are open (name, address), nothing per closed one. Not thread safe.
+/// that are open (name and 8 bytes each, four times that while one is closed), nothing per closed
+/// one, and two buffers of 64 KiB. Files up to 1 KiB lie in the metadata, all others in the data.
+/// Errors (Reject): `segment.syntax` (calls out of order), `segment.name`, `segment.target`,
+/// `segment.limit` (1,024 levels, 2^32 nodes or blocks, 128 GiB of metadata). Not thread safe.
 class NIXBUILD_API Writer final : public nar::EventSink {
 public:
   /// Both sinks outlive the writer. The data sink gets whole blocks in the end (zero padding

@@ -20,7 +20,7 @@ namespace nixbuild::store {
 /// its Store. (Decision D6: in memory; the one daemon is the only one that collects.)
 class NIXBUILD_API Lease {
 public:
-  Lease() = default;
+  Lease();
   ~Lease();
   Lease(Lease&&) noexcept;
   Lease& operator=(Lease&&) noexcept;

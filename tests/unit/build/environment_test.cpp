@@ -1,4 +1,4 @@
-#include "build/attempt.hpp"
+#include "build/steps.hpp"
 
 #include <catch2/catch.hpp>
 

@@ -1,4 +1,4 @@
-#include "build/attempt.hpp"
+#include "build/steps.hpp"
 
 #include <nixbuild/base/encoding.hpp>
 #include <nixbuild/nar/writer.hpp>

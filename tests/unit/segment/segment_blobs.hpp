@@ -151,6 +151,9 @@ inline std::map<std::string, FileTree> awkward_trees() {
 
   auto sizes = FileTree::directory();
   for (const std::size_t size : {1U,
+                                 1023U,
+                                 1024U,
+                                 1025U,
                                  2046U,
                                  2047U,
                                  2048U,

@@ -1,0 +1,187 @@
+#include "attempt.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <set>
+
+namespace nixbuild::build {
+
+namespace {
+constexpr std::size_t kOutputBuffer = 1024 * 1024;
+} // namespace
+
+void Attempt::judge(const sandbox::GuestExit& exit) const {
+  using model::BuildStatus;
+  const bool fixed = model::derivation_kind(request_.derivation) == model::OutputKind::Fixed;
+  const auto failure = fixed ? BuildStatus::TransientFailure : BuildStatus::PermanentFailure;
+  switch (exit.end) {
+  case sandbox::GuestEnd::Exited:
+    if (exit.code != 0) {
+      throw BuildFailure(
+          failure, fmt::format("builder for '{}' failed with exit code {}", drv_text_, exit.code));
+    }
+    break;
+  case sandbox::GuestEnd::Signalled:
+    throw BuildFailure(failure,
+                       fmt::format("builder for '{}' failed due to signal {} ({})",
+                                   drv_text_,
+                                   exit.code,
+                                   ::strsignal(exit.code)));
+  case sandbox::GuestEnd::SetupFailed:
+    throw BuildFailure(
+        BuildStatus::MiscFailure,
+        fmt::format("builder for '{}' could not be started: {}", drv_text_, exit.message));
+  case sandbox::GuestEnd::OutOfMemory:
+    throw BuildFailure(failure,
+                       fmt::format("builder for '{}' ran out of memory: its machine has {} MiB",
+                                   drv_text_,
+                                   settings_.memory_bytes >> 20));
+  }
+  judge_outputs(exit);
+}
+
+void Attempt::judge_outputs(const sandbox::GuestExit& exit) const {
+  using model::BuildStatus;
+  const auto& dir = parts_.store.dir();
+  for (std::size_t i = 0; i < output_names_.size(); ++i) {
+    if (i >= exit.outputs.size() || !exit.outputs[i].present) {
+      throw BuildFailure(
+          BuildStatus::OutputRejected,
+          fmt::format("builder for '{}' failed to produce output path for output '{}' at '{}'",
+                      drv_text_,
+                      output_names_[i],
+                      dir.print(output_paths_[i])));
+    }
+    if (exit.outputs[i].suspicious) {
+      throw BuildFailure(
+          BuildStatus::OutputRejected,
+          fmt::format("suspicious ownership or permission on '{}'; rejecting this build output",
+                      dir.print(output_paths_[i])));
+    }
+    if (!exit.outputs[i].problem.empty()) {
+      throw BuildFailure(BuildStatus::MiscFailure, exit.outputs[i].problem);
+    }
+  }
+}
+
+aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
+  store::ImportRequest incoming{.path = output_paths_[index],
+                                .deriver = {},
+                                .nar_hash = {},
+                                .nar_size = {},
+                                .references = {},
+                                .signatures = {},
+                                .content_address = {},
+                                .scan_for = {}};
+  incoming.deriver = request_.derivation_path;
+  incoming.ultimate = true;
+  incoming.scan_for = closure_;
+  incoming.scan_for.insert(incoming.scan_for.end(), output_paths_.begin(), output_paths_.end());
+  model::sort_unique(incoming.scan_for);
+  auto import = parts_.store.begin_import(request_.account, std::move(incoming));
+
+  std::optional<FixedOutputCheck> check;
+  const auto& output = request_.derivation.outputs.at(output_names_[index]);
+  if (output.kind() == model::OutputKind::Fixed) {
+    check.emplace(output.fixed_address());
+  }
+  co_await execution_->open_output(index);
+  Bytes buffer(kOutputBuffer);
+  std::uint64_t total = 0;
+  for (;;) {
+    const std::size_t count = co_await execution_->read_output(buffer);
+    if (count == 0) {
+      break;
+    }
+    watch_->last_output = parts_.clock.monotonic();
+    total += count;
+    if (total > settings_.max_output_bytes) {
+      throw BuildFailure(model::BuildStatus::OutputRejected,
+                         fmt::format("output '{}' of '{}' is larger than {} bytes",
+                                     output_names_[index],
+                                     drv_text_,
+                                     settings_.max_output_bytes));
+    }
+    auto work = [&import, &check, &buffer, count] {
+      const auto bytes = ByteView(buffer).first(count);
+      if (import.feed(bytes) != count) {
+        throw Error(Reaction::Reject, "sandbox.output", "bytes follow the end of an output's NAR");
+      }
+      if (check) {
+        check->feed(bytes);
+      }
+    };
+    co_await parts_.pool.run(std::move(work));
+  }
+  if (check) {
+    if (auto verdict = check->verdict(drv_text_); !verdict.empty()) {
+      throw BuildFailure(model::BuildStatus::OutputRejected, std::move(verdict));
+    }
+  }
+  auto seal = [&import] {
+    return import.seal();
+  };
+  auto info = co_await parts_.pool.run(std::move(seal));
+  if (check) {
+    if (!info.references.empty()) {
+      throw BuildFailure(model::BuildStatus::OutputRejected,
+                         fmt::format("fixed output '{}' of '{}' refers to '{}', which fixed "
+                                     "outputs may not",
+                                     output_names_[index],
+                                     drv_text_,
+                                     parts_.store.dir().print(info.references.front())));
+    }
+    info.content_address = model::print(output.fixed_address());
+  }
+  co_return info;
+}
+
+aio::Task<void> Attempt::collect() {
+  for (std::size_t index = 0; index < output_names_.size(); ++index) {
+    auto info = co_await collect_output(index);
+    built_.push_back(std::move(info));
+  }
+}
+
+aio::Task<void> Attempt::register_outputs() {
+  const auto order = order_of_outputs(built_, drv_text_);
+  std::vector<model::PathInfo> infos;
+  for (const auto index : order) {
+    auto info = built_[index];
+    if (parts_.signing_key != nullptr) {
+      info.signatures.push_back(
+          parts_.signing_key->sign(model::fingerprint(parts_.store.dir(), info)));
+    }
+    output_signatures_[output_names_[index]] = info.signatures;
+    infos.push_back(std::move(info));
+  }
+  auto work = [this, &infos] {
+    parts_.store.commit(request_.account, infos);
+  };
+  co_await parts_.pool.run(std::move(work));
+}
+
+model::BuildResult Attempt::success(model::BuildStatus status) const {
+  model::BuildResult result;
+  result.status = status;
+  for (std::size_t i = 0; i < output_names_.size(); ++i) {
+    model::Realisation realisation{output_paths_[i], {}};
+    const auto signatures = output_signatures_.find(output_names_[i]);
+    if (signatures != output_signatures_.end()) {
+      realisation.signatures = signatures->second;
+    }
+    result.outputs.emplace(output_names_[i], std::move(realisation));
+  }
+  return result;
+}
+
+} // namespace nixbuild::build

@@ -1,0 +1,70 @@
+#pragma once
+
+#include <nixbuild/build/builder.hpp>
+#include <nixbuild/model/build.hpp>
+#include <nixbuild/nar/reader.hpp>
+
+#include <boost/asio/steady_timer.hpp>
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace nixbuild::build {
+
+/// A build that ends with a status the client is told, and nothing registered.
+class BuildFailure {
+public:
+  BuildFailure(model::BuildStatus status, std::string message)
+      : status_(status), message_(std::move(message)) {}
+
+  [[nodiscard]] model::BuildStatus status() const noexcept { return status_; }
+
+  [[nodiscard]] const std::string& message() const noexcept { return message_; }
+
+private:
+  model::BuildStatus status_;
+  std::string message_;
+};
+
+/// The environment of the builder process and the files of the build directory, complete and
+/// sorted. Source: protocol facts 5.1. Throws BuildFailure for what is not offered.
+void fill_environment(sandbox::GuestJob& job,
+                      const BuildRequest& request,
+                      const model::StoreDir& dir,
+                      unsigned build_cores);
+
+/// The composed input disk of a closure.
+struct InputDisk {
+  std::vector<sandbox::DiskExtent> extents;
+  std::uint64_t bytes = 0;
+};
+
+/// Opens the segments of `closure` and composes them. `scratch_dir` takes the head file. Blocking.
+[[nodiscard]] InputDisk
+compose_inputs(store::Store& store, store::AccountId account, const model::StorePaths& closure);
+
+/// Follows the content of an output of a fixed-output derivation. Takes the NAR's bytes in any cut.
+class FixedOutputCheck {
+public:
+  explicit FixedOutputCheck(const model::ContentAddress& expected);
+  ~FixedOutputCheck();
+  FixedOutputCheck(FixedOutputCheck&&) noexcept;
+
+  void feed(ByteView nar);
+  /// Empty when the contents have the address; else why the output is refused, in Nix's words.
+  [[nodiscard]] std::string verdict(std::string_view derivation);
+
+private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// The outputs in an order in which each stands behind those it refers to. Throws BuildFailure
+/// (OutputRejected) for a cycle between them. Source: protocol facts 5.8 (5).
+[[nodiscard]] std::vector<std::size_t> order_of_outputs(const std::vector<model::PathInfo>& infos,
+                                                        std::string_view derivation);
+
+} // namespace nixbuild::build
