@@ -105,7 +105,11 @@ aio::Task<void> QemuExecution::begin(runner::Start start,
     }
     runner::Message attach(runner::Attach{});
     co_await link_.send(std::move(attach));
-    const auto answer = co_await receive();
+    auto answer = co_await receive();
+    // Only a runner that has failed tells of its phases first.
+    while (std::holds_alternative<runner::Phase>(answer)) {
+      answer = co_await receive();
+    }
     if (!std::holds_alternative<runner::Accepted>(answer)) {
       unexpected("before it has accepted the plan");
     }

@@ -13,6 +13,7 @@
 #include <fmt/format.h>
 #include <spawn.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -27,9 +28,9 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kMaxProgram = 256 * kMiB;
-/// What a first answer of the guest may take; emulation under load needs many times a CPU's boot.
-constexpr std::uint32_t kKvmHelloSeconds = 60;
-constexpr std::uint32_t kTcgHelloSeconds = 300;
+/// Seconds that an answer of the guest may take; emulation under load needs many times a CPU's boot.
+constexpr std::uint32_t kKvmPatience = 60;
+constexpr std::uint32_t kTcgPatience = 300;
 
 UniqueFd open_read_only(const fs::path& path, const char* code) {
   return UniqueFd(system_call(
@@ -175,7 +176,8 @@ public:
   aio::Task<std::unique_ptr<Execution>> start(ExecutionPlan plan) override {
     check_id(plan.id);
     const auto directory = settings_.run_directory / plan.id;
-    make_folder(directory);
+    // An existing one belongs to a runner of the same attempt: two in one folder must not be.
+    system_call("sandbox.spawn", directory.c_str(), [&] { return ::mkdir(directory.c_str(), 0700); });
     int ends[2];
     system_call("sandbox.spawn", "socketpair", [&] {
       return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends);
@@ -216,7 +218,10 @@ private:
     start.cgroup_parent = settings_.cgroup_parent;
     start.network_helper = settings_.network_helper;
     start.log_limit_bytes = settings_.log_limit_bytes;
-    start.hello_seconds = start.kvm ? kKvmHelloSeconds : kTcgHelloSeconds;
+    start.patience_seconds = start.kvm ? kKvmPatience : kTcgPatience;
+    if (settings_.guest_patience.count() > 0) {
+      start.patience_seconds = static_cast<std::uint32_t>(settings_.guest_patience.count());
+    }
     start.grace_seconds = static_cast<std::uint32_t>(settings_.grace.count());
     start.job = encode_guest_job(plan.job);
     return start;

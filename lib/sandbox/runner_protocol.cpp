@@ -47,7 +47,7 @@ struct Table<Start> {
                                                  &Start::cgroup_parent,
                                                  &Start::network_helper,
                                                  &Start::log_limit_bytes,
-                                                 &Start::hello_seconds,
+                                                 &Start::patience_seconds,
                                                  &Start::grace_seconds,
                                                  &Start::extents,
                                                  sized<72 * kMiB>(&Start::job));

@@ -6,6 +6,7 @@
 #include <nixbuild/server/handoff.hpp>
 
 #include <boost/program_options.hpp>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -123,6 +124,9 @@ int run(const po::variables_map& given) {
 } // namespace
 
 int main(int argc, char** argv) {
+  // An allocation arena a thread would multiply what a large transfer leaves behind.
+  constexpr int arenas = 2;
+  ::mallopt(M_ARENA_MAX, arenas);
   const auto options = describe_options();
   po::variables_map given;
   try {

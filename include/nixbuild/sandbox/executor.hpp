@@ -24,7 +24,7 @@ struct DiskExtent {
 
 /// One build, ready to run on one machine.
 struct ExecutionPlan {
-  std::string id; ///< of the build attempt; names the run directory; `[0-9a-zA-Z-]{1,64}`
+  std::string id; ///< of the build attempt, never used again; names the run directory; `[0-9a-zA-Z-]{1,64}`
   unsigned cpus = 1;
   std::uint64_t memory_bytes = 512 * kMiB;
   GuestJob job;

@@ -34,6 +34,9 @@ struct QemuExecutorSettings {
   std::filesystem::path cgroup_parent; ///< delegated cgroup v2 folder; empty: none
   std::uint64_t log_limit_bytes = kGiB; ///< a build whose log grows beyond is killed
   std::chrono::seconds grace{600};     ///< how long a build that has ended waits for a lost daemon
+  /// How long the guest may take to boot, to mount, and between two pieces of an output; zero: 60 s,
+  /// 300 s under emulation.
+  std::chrono::seconds guest_patience{0};
   bool debug_console = false;          ///< guest kernel messages go to the run folder's qemu.log
   std::string kernel_options;          ///< appended to the guest kernel's command line
 };

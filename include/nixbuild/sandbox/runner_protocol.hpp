@@ -54,7 +54,7 @@ struct Start {
   std::string cgroup_parent;   ///< empty: none
   std::string network_helper;  ///< passt; empty: no network can be given
   std::uint64_t log_limit_bytes = 0;
-  std::uint32_t hello_seconds = 60;  ///< until the guest must have answered
+  std::uint32_t patience_seconds = 60; ///< within which the guest must answer, by each step
   std::uint32_t grace_seconds = 600; ///< how long a finished build waits without a daemon
   std::uint32_t extents = 0;         ///< how many will follow
   std::string job;                   ///< encoded for the guest

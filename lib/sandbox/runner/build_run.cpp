@@ -146,7 +146,7 @@ void BuildRun::serve_client() {
     if (!start_ || !machine_ || failure_ || finishing_) {
       done_ = true; // nothing that another daemon could collect
     } else if (exited_) {
-      deadline_ = Clock::now() + std::chrono::seconds(start_->grace_seconds);
+      wait_for_daemon();
     }
   }
 }
@@ -160,7 +160,7 @@ void BuildRun::handle(Message message) {
     client_->attached = true;
     client_->log_told = std::min(attach->log_offset, log_.size());
     if (exited_ && !finishing_ && !failure_) {
-      deadline_ = Clock::time_point::max();
+      wait_for_daemon();
     }
   } else if (const auto* output = std::get_if<Output>(&message)) {
     wanted_output_ = output->index;
@@ -219,7 +219,7 @@ void BuildRun::launch() {
   kernel_.reset();
   initramfs_.reset();
   mark_phase("boot");
-  deadline_ = Clock::now() + std::chrono::seconds(start_->hello_seconds);
+  extend_patience();
   Accepted accepted;
   accepted.runner_pid = static_cast<std::uint32_t>(::getpid());
   accepted.emulator_pid = static_cast<std::uint32_t>(machine_->process.pid());
@@ -266,6 +266,7 @@ void BuildRun::read_output() {
   if (!got || *got == 0) {
     return;
   }
+  extend_patience();
   std::string contents;
   StringSink sink(contents);
   guest_->feed_output(ByteView(buffer).first(*got), sink);
@@ -293,7 +294,7 @@ void BuildRun::take_guest_events() {
   while (auto event = guest_->next_event()) {
     if (std::holds_alternative<GuestHello>(*event)) {
       mark_phase("mount");
-      deadline_ = Clock::now() + std::chrono::seconds(start_->hello_seconds);
+      extend_patience();
     } else if (std::holds_alternative<GuestStarted>(*event)) {
       mark_phase("build");
       deadline_ = Clock::time_point::max();
@@ -315,12 +316,19 @@ void BuildRun::take_guest_events() {
 void BuildRun::guest_exited(const GuestExit& exit) {
   exited_ = true;
   exit_ = encode_guest_exit(exit);
-  deadline_ = client_ ? Clock::time_point::max()
-                      : Clock::now() + std::chrono::seconds(start_->grace_seconds);
+  wait_for_daemon();
   mark_phase("outputs");
 }
 
+/// The guest owes nothing now: what comes next is up to a daemon, for which a build that has ended
+/// waits its time of grace.
+void BuildRun::wait_for_daemon() {
+  deadline_ = client_ ? Clock::time_point::max()
+                      : Clock::now() + std::chrono::seconds(start_->grace_seconds);
+}
+
 void BuildRun::output_ended(const GuestOutputEnd& end) {
+  wait_for_daemon();
   if (std::exchange(relaying_, false)) {
     client_->queue(end.error.empty() ? Message(OutputEnd{}) : Message(OutputFailed{end.error}));
   }
@@ -340,6 +348,7 @@ void BuildRun::request_output() {
   guest_->send_output(*std::exchange(wanted_output_, std::nullopt));
   write_control();
   relaying_ = true;
+  extend_patience();
 }
 
 void BuildRun::process_ended() {
@@ -380,6 +389,10 @@ void BuildRun::conclude() {
     client_->flush();
   }
   done_ = true;
+}
+
+void BuildRun::extend_patience() {
+  deadline_ = Clock::now() + std::chrono::seconds(start_->patience_seconds);
 }
 
 void BuildRun::mark_phase(const char* name) {
@@ -442,16 +455,20 @@ void BuildRun::check_deadlines() {
     return;
   }
   deadline_ = Clock::time_point::max();
+  if (relaying_ && !wants_output()) {
+    extend_patience(); // the daemon is the slow one
+    return;
+  }
   if (finishing_) {
     conclude();
-  } else if (failure_ || !start_ || exited_) {
+  } else if (failure_ || !start_ || (exited_ && !relaying_)) {
     done_ = true; // nobody came for it
   } else if (!machine_) {
     fail("sandbox.spawn", "the plan did not come in time");
   } else {
     fail("sandbox.lost",
          fmt::format("the guest did not answer within {} s; its last words: {}",
-                     start_->hello_seconds,
+                     start_->patience_seconds,
                      Machine::last_words()));
   }
 }

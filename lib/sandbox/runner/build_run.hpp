@@ -64,6 +64,8 @@ private:
   void mark_phase(const char* name);
   void tell_client();
   void fail(std::string code, std::string message);
+  void extend_patience();
+  void wait_for_daemon();
   void check_deadlines();
   [[nodiscard]] int wait_milliseconds() const;
   [[nodiscard]] bool wants_log() const;

@@ -374,8 +374,8 @@ TEST_CASE("serve requests: decoding takes time linear in the bytes however they 
   const auto whole = time_of(bytes.size());
   const auto pieces = time_of(4096);
   const auto single_bytes = time_of(1);
-  INFO("whole " << whole.count() << " ms, 4 KiB pieces " << pieces.count()
-                         << " ms, single bytes " << single_bytes.count() << " ms");
+  INFO("whole " << whole.count() << " ms, 4 KiB pieces " << pieces.count() << " ms, single bytes "
+                << single_bytes.count() << " ms");
   CHECK(whole.count() < 2000);
   CHECK(pieces.count() < 2000);
   CHECK(single_bytes.count() < 20'000);

@@ -35,6 +35,7 @@ sandbox::QemuExecutorSettings fake_settings(const ScratchFolder& folder, const s
   settings.accelerator = sandbox::AcceleratorChoice::Tcg;
   settings.kernel_options = "role=" + role;
   settings.grace = std::chrono::seconds(1);
+  settings.guest_patience = std::chrono::seconds(3);
   return settings;
 }
 

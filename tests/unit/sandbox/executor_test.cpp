@@ -85,6 +85,8 @@ TEST_CASE("executor: a guest that breaks the rules is killed and named", "[sandb
   check("panic", "sandbox.lost");
   check("gives-up", "sandbox.lost");
   check("dies-in-output", "sandbox.lost");
+  check("silent", "sandbox.lost");
+  check("stalls-in-output", "sandbox.lost");
   check("garbage", "sandbox.protocol");
   check("huge-frame", "sandbox.protocol");
   check("old-version", "sandbox.protocol");
@@ -190,8 +192,10 @@ TEST_CASE("executor: bad plans are refused at the start", "[sandbox][reject]") {
   const ScratchFolder folder;
   asio::io_context io;
   const auto executor = make_qemu_executor(io.get_executor(), fake_settings(folder, "good"));
+  int attempts = 0;
   const auto code = [&](auto change) {
     auto plan = small_plan(folder, {"out"});
+    plan.id = "attempt-" + std::to_string(++attempts);
     change(plan);
     return code_of(io, until_exit(*executor, std::move(plan)));
   };
@@ -200,6 +204,8 @@ TEST_CASE("executor: bad plans are refused at the start", "[sandbox][reject]") {
   CHECK(code([](ExecutionPlan& plan) { plan.disk[0].length = 8192; }) == "sandbox.disk");
   CHECK(code([](ExecutionPlan& plan) { plan.memory_bytes = 1; }) == "sandbox.machine");
   CHECK(code([](ExecutionPlan& plan) { plan.disk.clear(); }) == "sandbox.disk");
+  fs::create_directory(folder.path() / "run/in-use");
+  CHECK(code([](ExecutionPlan& plan) { plan.id = "in-use"; }) == "sandbox.spawn");
 }
 
 TEST_CASE("executor: missing programs are named", "[sandbox][reject]") {
@@ -259,7 +265,12 @@ TEST_CASE("executor: another daemon attaches, gets log, exit and outputs again",
                    first = std::move(execution);
                  });
   io.run();
-  Reattached daemon(folder.path() / "run/test-1/runner.sock");
+  const auto socket = folder.path() / "run/test-1/runner.sock";
+  Reattached early(socket);
+  early.say(runner::Attach{0});
+  while (!std::holds_alternative<runner::Exited>(early.hear())) {
+  }
+  Reattached daemon(socket);
   daemon.say(runner::Attach{4});
   std::vector<std::string> phases;
   std::string log;

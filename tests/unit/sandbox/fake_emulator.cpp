@@ -142,7 +142,11 @@ guest::Exited exit_of(const guest::Job& job, std::size_t log_bytes) {
       say(exited);
     } else if (role == "unasked-output") {
       say(exit_of(job, 0));
-      say(guest::OutputEnd{0, {}});
+      say(guest::OutputEnd{5, {}});
+    } else if (role == "stalls-in-output") {
+      say(exit_of(job, 0));
+      (void)hear();
+      say(guest::OutputEnd{0, {}}); // and no byte of it
     } else if (role == "dies-in-output") {
       say(exit_of(job, 0));
       (void)hear();

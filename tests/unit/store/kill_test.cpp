@@ -1,0 +1,224 @@
+#include "fixture.hpp"
+
+#include <catch2/catch.hpp>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <fstream>
+#include <functional>
+#include <iostream>
+#include <optional>
+#include <set>
+
+using namespace nixbuild;
+using namespace nixbuild::store;
+using namespace nixbuild::store::testing;
+
+namespace {
+
+namespace fs = std::filesystem;
+
+/// Runs `work` in a child process and kills it at its n-th system call (entries and exits both
+/// count, of all threads).
+struct Outcome {
+  std::size_t calls = 0;  ///< seen before the end
+  bool killed = false;
+  bool failed = false;    ///< it ended by itself, and not well
+};
+
+[[noreturn]] void run_child(const std::function<void()>& work) {
+  ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+  ::raise(SIGSTOP);
+  try {
+    work();
+  } catch (const std::exception& error) {
+    std::cerr << "child: " << error.what() << "\n";
+    ::_exit(3);
+  }
+  ::_exit(0);
+}
+
+/// Follows the child's threads until the limit is reached or all have ended.
+Outcome follow(pid_t child, std::size_t limit) {
+  Outcome outcome;
+  for (;;) {
+    int status = 0;
+    const pid_t thread = ::waitpid(-1, &status, __WALL);
+    if (thread < 0) {
+      return outcome;
+    }
+    if (WIFEXITED(status) || WIFSIGNALED(status)) {
+      if (thread == child) {
+        outcome.failed = !outcome.killed && !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+      }
+      continue;
+    }
+    const bool call = WSTOPSIG(status) == (SIGTRAP | 0x80);
+    outcome.calls += call ? 1 : 0;
+    if (call && outcome.calls >= limit && !outcome.killed) {
+      outcome.killed = true;
+      ::kill(child, SIGKILL);
+      continue;
+    }
+    const bool ours = call || WSTOPSIG(status) == SIGTRAP || WSTOPSIG(status) == SIGSTOP;
+    ::ptrace(PTRACE_SYSCALL, thread, nullptr, ours ? 0 : WSTOPSIG(status));
+  }
+}
+
+/// Nothing where processes may not be traced.
+std::optional<Outcome> run_killed_at(std::size_t limit, const std::function<void()>& work) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    run_child(work);
+  }
+  int status = 0;
+  if (::waitpid(child, &status, __WALL) != child || !WIFSTOPPED(status) ||
+      ::ptrace(PTRACE_SETOPTIONS,
+               child,
+               nullptr,
+               PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL) != 0) {
+    ::kill(child, SIGKILL);
+    ::waitpid(child, &status, __WALL);
+    return std::nullopt;
+  }
+  ::ptrace(PTRACE_SYSCALL, child, nullptr, 0);
+  return follow(child, limit);
+}
+
+/// A small path, a large one that refers to it, one that nothing needs, and a collection. What is
+/// committed is told through `acknowledged`.
+void work_on(const fs::path& dir, const std::string& round, int acknowledged) {
+  const ManualClock clock;
+  const auto db = open_sqlite_metadata(dir / "metadata.sqlite");
+  const auto segments = open_file_segments(dir);
+  Store store(*db, *segments, clock, model::StoreDir());
+  const auto account = db->ensure_account("default");
+  auto lease = store.lease(account);
+  const auto put = [&](const std::string& name, const std::string& nar,
+                       model::StorePaths references) {
+    const auto path = path_named(name);
+    lease.add(path);
+    add(store, account, request_for(path, nar, std::move(references)), nar);
+    const auto line = name + "\n";
+    if (::write(acknowledged, line.data(), line.size()) < 0) {
+      throw_system_error("test.pipe", "acknowledging");
+    }
+  };
+  put("small-" + round, nar_of_file("small " + round), {});
+  put("large-" + round,
+      nar_of_file("large " + round + std::string(2'500'000, 'x')),
+      {path_named("small-" + round)});
+  const auto trash = nar_of_file("trash " + round + std::string(5000, 'x'));
+  add(store, account, request_for(path_named("trash-" + round), trash), trash);
+  store.collect_garbage(account, {});
+}
+
+std::set<std::string> stems_below(const fs::path& dir, std::string_view extension) {
+  std::set<std::string> stems;
+  for (const auto& entry : fs::recursive_directory_iterator(dir)) {
+    if (entry.path().extension() == extension) {
+      stems.insert(entry.path().stem().string());
+    }
+  }
+  return stems;
+}
+
+/// Opens what the dead process left; returns the first thing that is wrong with it.
+std::string flaw_in(const fs::path& dir, const std::vector<std::string>& acknowledged) {
+  const ManualClock clock;
+  const auto db = open_sqlite_metadata(dir / "metadata.sqlite");
+  const auto segments = open_file_segments(dir);
+  Store store(*db, *segments, clock, model::StoreDir());
+  if (!fs::is_empty(dir / "drafts")) {
+    return "drafts are left";
+  }
+  const auto metadata = stems_below(dir / "segments", ".meta");
+  for (const auto& data : stems_below(dir / "segments", ".data")) {
+    if (!metadata.contains(data)) {
+      return "data without metadata: " + data;
+    }
+  }
+  const auto account = db->ensure_account("default");
+  for (const auto& finding : store.verify(account, {})) {
+    return finding.path.base_name() + ": " + finding.message;
+  }
+  for (const auto& name : acknowledged) {
+    const auto path = path_named(name);
+    if (db->valid_paths(account, {&path, 1}).empty()) {
+      return name + " was acknowledged and is gone";
+    }
+  }
+  store.collect_garbage(account, {});
+  std::size_t left = 0;
+  segments->visit([&](const Hash&) { ++left; });
+  return left == 0 ? "" : "a collection leaves segments that nobody names";
+}
+
+std::vector<std::string> lines_of(int fd) {
+  std::string text;
+  char buffer[4096];
+  for (ssize_t count = 0; (count = ::read(fd, buffer, sizeof buffer)) > 0;) {
+    text.append(buffer, static_cast<std::size_t>(count));
+  }
+  std::vector<std::string> lines;
+  for (std::size_t end = 0; (end = text.find('\n')) != std::string::npos;) {
+    lines.push_back(text.substr(0, end));
+    text.erase(0, end + 1);
+  }
+  return lines;
+}
+
+/// One process from start to its death at a system call, and what it left.
+std::optional<Outcome> round(const fs::path& dir, std::size_t limit, std::string& flaw) {
+  int ends[2];
+  if (::pipe2(ends, O_CLOEXEC) != 0) {
+    throw_system_error("test.pipe", "making a pipe");
+  }
+  const UniqueFd read(ends[0]);
+  UniqueFd write(ends[1]);
+  const auto outcome =
+      run_killed_at(limit, [&] { work_on(dir, std::to_string(limit), write.get()); });
+  write.reset();
+  if (outcome) {
+    flaw = outcome->failed ? "the child failed" : flaw_in(dir, lines_of(read.get()));
+  }
+  return outcome;
+}
+
+} // namespace
+
+TEST_CASE("store: a process killed at any system call leaves a sound store", "[store][fault][slow]") {
+  const TemporaryDir dir;
+  std::string flaw;
+  const auto whole = round(dir.path(), SIZE_MAX, flaw);
+  if (!whole) {
+    WARN("skipped: processes may not be traced here");
+    return;
+  }
+  REQUIRE(flaw.empty());
+  REQUIRE_FALSE(whole->killed);
+  REQUIRE(whole->calls > 100);
+  constexpr std::size_t kRounds = 300;
+  constexpr std::chrono::seconds kEnough{40};
+  const std::size_t step = std::max<std::size_t>(1, whole->calls / kRounds);
+  const auto start = std::chrono::steady_clock::now();
+  std::size_t kills = 0;
+  for (std::size_t limit = 1; limit < whole->calls; limit += step) {
+    const auto outcome = round(dir.path(), limit, flaw);
+    INFO("killed at system call " << limit << " of " << whole->calls);
+    REQUIRE(outcome);
+    REQUIRE(flaw.empty());
+    kills += outcome->killed ? 1 : 0;
+    if (std::chrono::steady_clock::now() - start > kEnough) {
+      break;
+    }
+  }
+  std::cout << "# killed " << kills << " times, of " << whole->calls << " system calls\n";
+  CHECK(kills > 20);
+}
