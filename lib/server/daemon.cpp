@@ -5,6 +5,7 @@
 #include <nixbuild/server/daemon.hpp>
 #include <nixbuild/server/handoff.hpp>
 #include <nixbuild/server/late_executor.hpp>
+#include <nixbuild/server/recovery.hpp>
 #include <nixbuild/server/serve_session.hpp>
 #include <nixbuild/store/files.hpp>
 #include <nixbuild/store/sqlite.hpp>
@@ -38,6 +39,7 @@ namespace {
 
 constexpr std::size_t kBlockingThreads = 8;
 constexpr int kHandoffSeconds = 10;
+constexpr unsigned kSyncSeconds = 5;
 constexpr auto kStopPatience = std::chrono::seconds(10);
 
 class SystemClock final : public Clock {
@@ -73,6 +75,20 @@ model::SigningKey load_signing_key(const std::string& state_dir) {
   write(state_dir + "/signing-key.public", 0644, key.public_text() + "\n");
   write(file_name, 0600, key.secret_text() + "\n");
   return key;
+}
+
+/// Nobody waits for the disk at a registration; `watch_idle` syncs every few seconds, and
+/// `recover_state` finds what a power failure has lost.
+store::SqliteOptions lazy_database() {
+  store::SqliteOptions options;
+  options.durable = false;
+  return options;
+}
+
+store::FileSegmentOptions lazy_segments() {
+  store::FileSegmentOptions options;
+  options.durable = false;
+  return options;
 }
 
 UniqueFd lock_state_dir(const std::string& state_dir) {
@@ -158,8 +174,8 @@ struct Daemon::State {
       : settings(std::move(given)), log(l), lock(lock_state_dir(settings.state_dir)),
         share(share_of(settings.config, std::thread::hardware_concurrency(), machine_memory())),
         signing_key(load_signing_key(settings.state_dir)),
-        db(store::open_sqlite_metadata(settings.state_dir + "/metadata.sqlite")),
-        segments(store::open_file_segments(settings.state_dir + "/store")),
+        db(store::open_sqlite_metadata(settings.state_dir + "/metadata.sqlite", lazy_database())),
+        segments(store::open_file_segments(settings.state_dir + "/store", lazy_segments())),
         logs(store::open_file_logs(settings.state_dir + "/logs")),
         store(*db, *segments, clock, model::StoreDir(settings.config.store_dir)),
         executor([this, make_executor] { return make_executor(io.get_executor()); }, pool),
@@ -170,6 +186,7 @@ struct Daemon::State {
         builds(builder, build_tasks), parts{store, *logs, builds, pool, log}, acceptor(io),
         idle_timer(io), last_work(clock.monotonic()) {
     db->ensure_account("default");
+    recover_state(settings.state_dir, store, *segments, log);
     auto listener =
         settings.listener ? std::move(settings.listener) : listen_for_handoffs(settings.state_dir);
     acceptor.assign(asio::local::stream_protocol(), listener.release());
@@ -244,9 +261,20 @@ aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
 }
 
 aio::Task<void> Daemon::State::watch_idle() {
+  unsigned ticks = 0;
+  bool unsynced = false;
   while (!stopping) {
     idle_timer.expires_after(std::chrono::seconds(1));
     co_await idle_timer.async_wait(asio::use_awaitable);
+    const bool busy = session_tasks.running() + build_tasks.running() > 0;
+    unsynced = unsynced || busy || clock.monotonic() - last_work < std::chrono::seconds(2);
+    if (unsynced && ++ticks % kSyncSeconds == 0) {
+      unsynced = busy;
+      auto sync = [this] {
+        sync_state(settings.state_dir);
+      };
+      co_await pool.run(std::move(sync));
+    }
     if (session_tasks.running() > 0 || build_tasks.running() > 0) {
       last_work = clock.monotonic();
     } else if (settings.autostarted && clock.monotonic() - last_work >= settings.config.idle_exit) {
@@ -315,6 +343,7 @@ int Daemon::run() {
   state.io.run();
   others.clear();
   state.pool.join();
+  sync_state(state.settings.state_dir);
   return state.exit_status;
 }
 

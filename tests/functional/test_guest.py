@@ -176,7 +176,8 @@ def test_terminal(inventory):
 
 
 def test_inputs_cannot_be_changed(inventory):
-    assert inventory["input"] == []
+    # Without build users, as here, a Nix builder owns its inputs; in a machine it never does.
+    assert set(inventory["input"]) <= (set() if SERVER == "nixbuild" else {"chmodded"})
     busybox = next(p for p in inventory["inputs"] if p.endswith("-bb"))
     assert busybox not in inventory["writable"]
 

@@ -69,7 +69,7 @@ void deny_set_id(Program& program, std::uint32_t number, std::size_t mode_argume
 }
 
 void deny_range(Program& program, std::uint32_t first, std::uint32_t last) {
-  unless_skip(program, BPF_JGE, first, 3);
+  unless_skip(program, BPF_JGE, first, 2);
   // Beyond the range: jump over the answer.
   program.push_back({BPF_JMP | BPF_JGT | BPF_K, 1, 0, last});
   answer(program, ENOTSUP);

@@ -8,6 +8,12 @@
 
 namespace nixbuild::sandbox {
 
+/// What a guest's network interface is given when the job has a network. The host's helper must
+/// serve exactly these.
+inline constexpr const char* kGuestAddress = "10.0.2.15";
+inline constexpr const char* kGuestNetmask = "255.255.255.0";
+inline constexpr const char* kGuestGateway = "10.0.2.2";
+
 /// A file that is put into the build directory, mode 0644.
 struct GuestFile {
   std::string name; ///< one path component

@@ -73,7 +73,10 @@ UniqueFd Client::take_descriptor() {
 }
 
 void Client::queue(const Message& message) {
-  if (sent_ > 0) {
+  if (sent_ == queue_.size()) {
+    queue_.clear();
+    sent_ = 0;
+  } else if (sent_ > kQueueLimit) {
     queue_.erase(0, sent_);
     sent_ = 0;
   }

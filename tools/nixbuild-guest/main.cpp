@@ -1,0 +1,140 @@
+// Process 1 of a build's machine: takes one job from the host, runs its builder as Nix would, and
+// hands its outputs out as archives. See sandbox/guest_protocol.hpp.
+
+#include "build_root.hpp"
+#include "builder.hpp"
+#include "files.hpp"
+#include "host_link.hpp"
+#include "machine.hpp"
+#include "network.hpp"
+#include "outputs.hpp"
+#include "supervise.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <iterator>
+#include <optional>
+
+using namespace nixbuild;
+using namespace nixbuild::guest;
+
+namespace {
+
+constexpr std::chrono::seconds kLastWords{10};
+
+/// A kernel without a console starts process 1 without standard streams; whatever is opened next
+/// must not become one.
+void reserve_standard_streams() {
+  int fd = 0;
+  do {
+    fd = ::open("/", O_PATH);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  ::close(fd);
+}
+
+sandbox::GuestJob receive_job(HostLink& host) {
+  auto message = host.receive();
+  if (std::holds_alternative<sandbox::guest::PowerOff>(message)) {
+    power_off();
+  }
+  auto* job = std::get_if<sandbox::guest::Job>(&message);
+  if (job == nullptr) {
+    throw Error(Reaction::Reject, "guest.host", "the host sent no job");
+  }
+  return std::move(job->job);
+}
+
+sandbox::GuestExit
+run_builder(const sandbox::GuestJob& job, const std::string& root, int log, HostLink& host) {
+  auto builder = start_builder(job, root);
+  if (!builder.failure.empty()) {
+    sandbox::GuestExit exit;
+    exit.end = sandbox::GuestEnd::SetupFailed;
+    exit.code = 1;
+    exit.message = builder.failure.substr(0, sandbox::guest::kMaxText);
+    return exit;
+  }
+  host.send(sandbox::guest::Started{});
+  return supervise(std::move(builder), log, host);
+}
+
+void serve_outputs(const sandbox::GuestJob& job,
+                   const std::string& store,
+                   int port,
+                   HostLink& host) {
+  for (;;) {
+    const auto message = host.receive();
+    const auto* request = std::get_if<sandbox::guest::SendOutput>(&message);
+    if (request == nullptr || request->index >= job.outputs.size()) {
+      return;
+    }
+    send_output(job, store, request->index, port, host);
+  }
+}
+
+void work(int initramfs, HostLink& host) {
+  const auto log = open_port("nixbuild.log", O_WRONLY);
+  const auto output = open_port("nixbuild.out", O_WRONLY);
+  const auto boot = time_since_boot();
+  sandbox::guest::Hello hello;
+  hello.boot_time = boot;
+  host.send(hello);
+  const auto job = receive_job(host);
+
+  sandbox::guest::Exited exited;
+  std::string store;
+  if (job.probe_only) {
+    exited.exit.outputs.resize(job.outputs.size());
+  } else {
+    const auto start = time_since_boot();
+    if (job.network) {
+      raise_loopback();
+      raise_network();
+    }
+    const auto root = make_build_root(job, initramfs);
+    store = store_in(root, job);
+    const auto mounted = time_since_boot() - start;
+    exited.exit = run_builder(job, root, log.get(), host);
+    exited.exit.mount_time = mounted;
+    exited.exit.outputs = output_states(job, store);
+  }
+  exited.exit.boot_time = boot;
+  host.send(exited);
+  serve_outputs(job, store, output.get(), host);
+}
+
+} // namespace
+
+int main() {
+  reserve_standard_streams();
+  ::umask(0);
+  ::signal(SIGPIPE, SIG_IGN);
+  std::optional<HostLink> host;
+  try {
+    const auto initramfs = enter_memory_root();
+    tune_kernel();
+    load_modules(initramfs.get());
+    host.emplace(open_port("nixbuild.ctl", O_RDWR));
+    work(initramfs.get(), *host);
+  } catch (const std::exception& error) {
+    say_to_kernel(std::string("nixbuild-guest: ") + error.what());
+    try {
+      if (host) {
+        host->send(sandbox::guest::Failure{
+            std::string(error.what()).substr(0, sandbox::guest::kMaxText)});
+        // The machine ends with the host's answer; a host that gives none is not waited for.
+        ::alarm(static_cast<unsigned>(kLastWords.count()));
+        ::signal(SIGALRM, [](int) { power_off(); });
+        (void)host->receive();
+      }
+    } catch (const std::exception&) {
+      // There is nobody left to tell.
+    }
+  }
+  power_off();
+}

@@ -1,0 +1,16 @@
+#pragma once
+
+#include "builder.hpp"
+#include "host_link.hpp"
+
+#include <nixbuild/sandbox/guest_job.hpp>
+
+/// The time between a builder's start and its end.
+namespace nixbuild::guest {
+
+/// Moves the builder's terminal to the log port until it ends, kills what is left, and says how it
+/// went and what it took; `outputs`, `boot_time` and `mount_time` are left to the caller. A host
+/// that goes away, or wants it, powers the machine off.
+[[nodiscard]] sandbox::GuestExit supervise(Builder builder, int log, HostLink& host);
+
+} // namespace nixbuild::guest
