@@ -30,10 +30,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Contents that are complete and not on the disk yet: more than so many, and the oldest are
-/// flushed without being asked (each holds up to two descriptors).
-constexpr std::size_t kMostPending = 64;
-/// From so many on, one flush of the file system is cheaper than one a file.
+/// Contents that are complete and not on the disk yet: more than so many are flushed unasked.
+constexpr std::size_t kMostPending = 1024;
+/// From so many on, two flushes of the file system are cheaper than two or three a segment; so more
+/// of them need no open files.
 constexpr std::size_t kFlushAllFrom = 8;
 
 /// Calls `visit(name)` for each entry of a directory but `.` and `..`.
@@ -57,8 +57,9 @@ void visit_names(const fs::path& dir, Visit&& visit) {
 /// A complete segment whose files still lie among the drafts.
 struct Pending {
   fs::path draft; ///< without extension
-  UniqueFd metadata;
-  UniqueFd data; ///< empty when the data blob is
+  bool has_data = false;
+  UniqueFd metadata; ///< open files only where few are pending
+  UniqueFd data;
   bool syncing = false;
 };
 
@@ -231,6 +232,9 @@ private:
 
   void make_visible(const Group& group);
   void flush(const Group& group) const;
+  void flush_all() const;
+  /// Returns the directories that have new entries.
+  std::set<fs::path> rename_all(const Group& group);
   void settle(const Group& group);
 
   fs::path segments_;
@@ -265,6 +269,7 @@ void FileDraft::commit(const Hash& nar_hash) {
   pending.draft = base_;
   pending.metadata = std::move(metadata_.fd());
   pending.data = std::move(data_.fd());
+  pending.has_data = static_cast<bool>(pending.data);
   kept_ = store_.adopt(nar_hash, std::move(pending));
 }
 
@@ -274,6 +279,10 @@ bool FileSegments::adopt(const Hash& nar_hash, Pending pending) {
     const std::lock_guard lock(mutex_);
     if (pending_.contains(nar_hash) || on_disk(nar_hash)) {
       return false;
+    }
+    if (pending_.size() >= kFlushAllFrom) {
+      pending.metadata.reset();
+      pending.data.reset();
     }
     pending_.emplace(nar_hash, std::move(pending));
     if (pending_.size() > kMostPending) {
@@ -291,48 +300,56 @@ bool FileSegments::adopt(const Hash& nar_hash, Pending pending) {
 }
 
 void FileSegments::flush(const Group& group) const {
-  if (!options_.durable) {
-    return;
-  }
   if (group.size() >= kFlushAllFrom) {
-    const int any = group.begin()->second->metadata.get();
-    disk_call("flushing stored segments", [&] { return ::syncfs(any); });
+    flush_all();
     return;
   }
+  const auto flush_one = [](const UniqueFd& fd, const fs::path& path) {
+    const auto opened = fd ? UniqueFd() : open_existing(path);
+    disk_call("flushing a stored segment",
+              [&] { return ::fdatasync(fd ? fd.get() : opened.get()); });
+  };
   for (const auto& [hash, pending] : group) {
-    for (const auto* fd : {&pending->data, &pending->metadata}) {
-      if (*fd) {
-        disk_call("flushing a stored segment", [&] { return ::fdatasync(fd->get()); });
-      }
+    if (pending->has_data) {
+      flush_one(pending->data, with(pending->draft, ".data"));
     }
+    flush_one(pending->metadata, with(pending->draft, ".meta"));
   }
 }
 
-void FileSegments::make_visible(const Group& group) {
-  flush(group);
+void FileSegments::flush_all() const {
+  disk_call("flushing stored segments", [&] { return ::syncfs(lock_.get()); });
+}
+
+std::set<fs::path> FileSegments::rename_all(const Group& group) {
   std::set<fs::path> dirs;
-  bool made = false;
   for (const auto& [hash, pending] : group) {
     const auto base = base_of(hash);
-    if (dirs.insert(base.parent_path()).second) {
-      const int result = ::mkdir(base.parent_path().c_str(), 0700);
-      if (result != 0 && errno != EEXIST) {
-        throw_system_error("store.io", "making " + base.parent_path().string());
-      }
-      made = made || result == 0;
+    if (dirs.insert(base.parent_path()).second && !fs::exists(base.parent_path())) {
+      make_directories(base.parent_path());
+      dirs.insert(segments_);
     }
-    if (pending->data) {
+    // The metadata last: with it the segment is there.
+    if (pending->has_data) {
       rename_file(with(pending->draft, ".data"), with(base, ".data"));
     } else {
       unlink_quietly(with(base, ".data"));
     }
     rename_file(with(pending->draft, ".meta"), with(base, ".meta"));
   }
+  return dirs;
+}
+
+void FileSegments::make_visible(const Group& group) {
   if (!options_.durable) {
+    rename_all(group);
     return;
   }
-  if (made) {
-    sync_directory(segments_);
+  flush(group);
+  const auto dirs = rename_all(group);
+  if (group.size() >= kFlushAllFrom) {
+    flush_all();
+    return;
   }
   for (const auto& dir : dirs) {
     sync_directory(dir);

@@ -16,7 +16,7 @@ namespace nixbuild::store {
 namespace {
 
 /// Paths whose infos are held in memory at a time.
-constexpr std::size_t kInfoChunk = 4096;
+constexpr std::size_t kInfoChunk = 8192;
 
 /// Connections for reading. As many as there are threads that read at the same time; the spare ones
 /// are kept.

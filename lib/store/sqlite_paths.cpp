@@ -205,6 +205,8 @@ std::vector<model::PathInfo> select_infos(Connection& connection,
   std::vector<Found> found;
   std::vector<model::PathInfo> infos;
   std::vector<std::int64_t> references;
+  found.reserve(paths.size());
+  infos.reserve(paths.size());
   {
     Query query(connection,
                 "select id, nar_hash, nar_size, registration_time, ultimate, deriver, signatures, "

@@ -30,7 +30,7 @@ struct QemuExecutorSettings {
   std::optional<KernelSource> kernel;  ///< none: the newest of this host
   AcceleratorChoice accelerator = AcceleratorChoice::Auto;
   std::uint32_t uid_base = 700'000;    ///< one uid a machine from here on, where this is root
-  std::uint32_t uid_count = 1024;
+  std::uint32_t uid_count = 1024;      ///< machines at most; the network helpers have as many behind
   std::filesystem::path cgroup_parent; ///< delegated cgroup v2 folder; empty: none
   std::uint64_t log_limit_bytes = kGiB; ///< a build whose log grows beyond is killed
   std::chrono::seconds grace{600};     ///< how long a build that has ended waits for a lost daemon

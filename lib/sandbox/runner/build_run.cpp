@@ -213,8 +213,12 @@ void BuildRun::take_extents(const Extents& extents) {
 
 void BuildRun::launch() {
   mark_phase("spawn");
-  guest_.emplace(decode_guest_job(std::exchange(start_->job, {})));
-  machine_.emplace(*start_, kernel_, initramfs_, mapper_->finish(), false);
+  auto job = decode_guest_job(std::exchange(start_->job, {}));
+  if (job.network && job.resolv_conf.empty()) {
+    job.resolv_conf = fmt::format("nameserver {}\n", NetworkHelper::kNameServer);
+  }
+  guest_.emplace(job);
+  machine_.emplace(*start_, kernel_, initramfs_, mapper_->finish(), job.network);
   mapper_.reset();
   kernel_.reset();
   initramfs_.reset();

@@ -92,7 +92,6 @@ Machine::Machine(const Start& start,
   fds.control = control_there.get();
   fds.log = log_there.get();
   fds.output = output_there.get();
-  (void)network;
 
   QemuMachine machine;
   machine.binary = start.qemu;
@@ -101,17 +100,24 @@ Machine::Machine(const Start& start,
   machine.memory_bytes = start.memory_bytes;
   machine.debug_console = start.debug_console;
   machine.kernel_options = start.kernel_options;
-  const auto command = qemu_command(machine, fds);
-
   auto settings = jail_settings(start, disk.extents.size());
   if (start.uid_base != 0) {
     slot_.emplace(start.slot_directory, start.uid_base, start.uid_count);
     settings.uid = slot_->uid();
   }
+  if (network && !start.network_helper.empty()) {
+    // The helpers' uids lie behind those of the emulators.
+    network_.emplace(start.network_helper, slot_ ? slot_->uid() + start.uid_count : 0);
+    fds.network = network_->emulator_end();
+  }
+  const auto command = qemu_command(machine, fds);
   const UniqueFd words(system_call(kCode, kEmulatorLog, [] {
     return ::open(kEmulatorLog, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
   }));
   process = start_jailed(settings, command.arguments, command.descriptors, words.get());
+  if (network_) {
+    network_->close_emulator_end();
+  }
   control = std::move(control_end);
   log = std::move(log_end);
   output = std::move(output_end);

@@ -1,5 +1,7 @@
 #pragma once
 
+#include "sandbox/runner/network_helper.hpp"
+
 #include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/sandbox/jail.hpp>
 #include <nixbuild/sandbox/runner_protocol.hpp>
@@ -25,10 +27,12 @@ private:
 
 /// The emulator with this side's ends of its ports.
 class Machine {
-  std::optional<UidSlot> slot_; // first: given back only after the process is gone
+  std::optional<UidSlot> slot_; // first: given back only after the processes are gone
+  std::optional<NetworkHelper> network_;
 
 public:
-  /// Starts it; the working directory is the run folder. Errors: `sandbox.spawn`,
+  /// Starts it, with a network device where `network` is set and there is a helper for it; the
+  /// working directory is the run folder. Errors: `sandbox.spawn`,
   /// `sandbox.machine`, `sandbox.disk`.
   Machine(const Start& start, const UniqueFd& kernel, const UniqueFd& initramfs, MappedDisk disk, bool network);
 
