@@ -52,13 +52,13 @@ int main(int argc, char** argv) try {
     return 2;
   }
   const model::StoreDir dir("/nix/store");
+  // Both sides go by the smaller of the versions that they announce.
   serve::ReplyReader server(dir);
   server.feed(bytes_of(contents_of(argv[2])));
-  serve::RequestReader client(dir);
+  serve::RequestReader client(dir, {}, server.read_hello().value());
   client.feed(bytes_of(contents_of(argv[1])));
-  // Both sides agree on the smaller of the versions that they announce.
-  const auto agreed = server.read_hello(client.version().value());
-  std::cout << "serve protocol " << agreed.value().major() << '.' << agreed.value().minor() << '\n';
+  const auto version = client.version().value();
+  std::cout << "serve protocol " << version.major_number() << '.' << version.minor_number() << '\n';
   while (const auto request = client.next()) {
     describe(*request, dir);
     if (std::holds_alternative<serve::AddToStoreNar>(*request)) {

@@ -197,8 +197,11 @@ public:
                                            const model::StorePath& path) override {
     return readers_.read([&](Connection& connection) -> std::optional<model::PathInfo> {
       RowNames names;
-      auto found = select_infos(connection, account, {&path, 1}, names);
-      return found.empty() ? std::nullopt : std::optional(std::move(found.front()));
+      std::optional<model::PathInfo> found;
+      select_infos(connection, account, {&path, 1}, names, [&](const model::PathInfo& info) {
+        found = info;
+      });
+      return found;
     });
   }
 
@@ -209,9 +212,7 @@ public:
       RowNames names;
       while (!paths.empty()) {
         const auto chunk = paths.first(std::min(paths.size(), kInfoChunk));
-        for (const auto& info : select_infos(connection, account, chunk, names)) {
-          visit(info);
-        }
+        select_infos(connection, account, chunk, names, visit);
         paths = paths.subspan(chunk.size());
       }
     });

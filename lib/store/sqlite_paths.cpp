@@ -139,17 +139,21 @@ bool RowNames::knows(std::int64_t row) const noexcept {
   return at < places_.size() && places_[at] != 0;
 }
 
-void RowNames::learn_one(std::int64_t row, ByteView key, std::string_view name) {
+void RowNames::set_place(std::int64_t row, std::size_t name_bytes) {
   const auto at = place_of_row(row);
   if (at >= places_.size()) {
     places_.resize(std::max(at + 1, places_.size() * 2));
   }
   places_[at] = static_cast<std::uint32_t>(names_.size() + 1);
-  names_.push_back(static_cast<char>(model::StorePath::kHashLength + 1 + name.size()));
-  append_hash_part(key, names_);
-  names_.push_back('-');
-  names_.append(name);
+  names_.push_back(static_cast<char>(name_bytes));
   ++count_;
+}
+
+void RowNames::learn(std::int64_t row, const model::StorePath& path) {
+  if (!knows(row) && count_ < kMost) {
+    set_place(row, path.base_name().size());
+    names_.append(path.base_name());
+  }
 }
 
 void RowNames::learn(Connection& connection, const std::vector<std::int64_t>& rows) {
@@ -161,7 +165,10 @@ void RowNames::learn(Connection& connection, const std::vector<std::int64_t>& ro
     return !knows(row);
   });
   visit_rows(connection, unknown, [&](std::int64_t row, ByteView key, std::string_view name) {
-    learn_one(row, key, name);
+    set_place(row, model::StorePath::kHashLength + 1 + name.size());
+    append_hash_part(key, names_);
+    names_.push_back('-');
+    names_.append(name);
   });
 }
 
@@ -193,20 +200,20 @@ model::StorePaths select_valid(Connection& connection,
   return result;
 }
 
-std::vector<model::PathInfo> select_infos(Connection& connection,
-                                          AccountId account,
-                                          std::span<const model::StorePath> paths,
-                                          RowNames& names) {
+void select_infos(Connection& connection,
+                  AccountId account,
+                  std::span<const model::StorePath> paths,
+                  RowNames& names,
+                  const std::function<void(const model::PathInfo&)>& visit) {
   struct Found {
-    std::size_t index;
+    model::PathInfo info;
     std::size_t first_reference;
     std::size_t last_reference;
   };
   std::vector<Found> found;
-  std::vector<model::PathInfo> infos;
+  std::vector<std::size_t> order(paths.size(), paths.size()); // index in the question → in `found`
   std::vector<std::int64_t> references;
   found.reserve(paths.size());
-  infos.reserve(paths.size());
   {
     Query query(connection,
                 "select id, nar_hash, nar_size, registration_time, ultimate, deriver, signatures, "
@@ -215,10 +222,13 @@ std::vector<model::PathInfo> select_infos(Connection& connection,
     for (const auto& [key, index] : in_key_order(paths)) {
       query.bind(0, account.value).bind(1, ByteView(key)).bind(2, paths[index].name());
       if (query.step()) {
-        infos.push_back(info_of_row(query, paths[index]));
+        const auto row = query.integer(0);
         const auto first = references.size();
-        append_references(refs, query.integer(0), references);
-        found.push_back({index, first, references.size()});
+        append_references(refs, row, references);
+        order[index] = found.size();
+        found.push_back({info_of_row(query, paths[index]), first, references.size()});
+        // Who asks about a closure meets it again among the references.
+        names.learn(row, paths[index]);
       }
       query.reset();
     }
@@ -227,24 +237,19 @@ std::vector<model::PathInfo> select_infos(Connection& connection,
   std::sort(rows.begin(), rows.end());
   rows.erase(std::unique(rows.begin(), rows.end()), rows.end());
   names.learn(connection, rows);
-  std::vector<std::size_t> order(paths.size(), infos.size());
-  for (std::size_t i = 0; i < found.size(); ++i) {
-    auto& into = infos[i].references;
-    into.reserve(found[i].last_reference - found[i].first_reference);
-    for (auto at = found[i].first_reference; at < found[i].last_reference; ++at) {
-      into.push_back(names.path(references[at]));
-    }
-    std::sort(into.begin(), into.end());
-    order[found[i].index] = i;
-  }
-  std::vector<model::PathInfo> result;
-  result.reserve(infos.size());
   for (const auto at : order) {
-    if (at < infos.size()) {
-      result.push_back(std::move(infos[at]));
+    if (at == paths.size()) {
+      continue;
     }
+    auto& [info, first, last] = found[at];
+    info.references.reserve(last - first);
+    for (auto reference = first; reference < last; ++reference) {
+      info.references.push_back(names.path(references[reference]));
+    }
+    std::sort(info.references.begin(), info.references.end());
+    visit(info);
+    info.references = {};
   }
-  return result;
 }
 
 model::StorePaths select_closure(Connection& connection,

@@ -26,6 +26,8 @@ public:
   /// Looks up those of `rows` (ascending, unique) that are not known yet. What is known of others
   /// may be dropped.
   void learn(Connection& connection, const std::vector<std::int64_t>& rows);
+  /// Takes a name that is at hand, unless it is known or the room is used up.
+  void learn(std::int64_t row, const model::StorePath& path);
   /// The path of a row that was learned.
   [[nodiscard]] model::StorePath path(std::int64_t row) const;
 
@@ -33,19 +35,20 @@ private:
   static constexpr std::size_t kMost = 150'000;
 
   [[nodiscard]] bool knows(std::int64_t row) const noexcept;
-  void learn_one(std::int64_t row, ByteView key, std::string_view name);
+  void set_place(std::int64_t row, std::size_t name_bytes);
 
   std::vector<std::uint32_t> places_; ///< row → 1 + offset in `names_`; 0: not known
   std::string names_;                 ///< one byte of length and the base name each
   std::size_t count_ = 0;
 };
 
-/// The valid ones among `paths`, in the order asked. Memory: about 1 KiB a path, so callers ask
-/// in pieces.
-[[nodiscard]] std::vector<model::PathInfo> select_infos(Connection& connection,
-                                                        AccountId account,
-                                                        std::span<const model::StorePath> paths,
-                                                        RowNames& names);
+/// Calls `visit` for the valid ones among `paths`, in the order asked. Memory: about 1 KiB a path, so
+/// callers ask in pieces.
+void select_infos(Connection& connection,
+                  AccountId account,
+                  std::span<const model::StorePath> paths,
+                  RowNames& names,
+                  const std::function<void(const model::PathInfo&)>& visit);
 [[nodiscard]] model::StorePaths select_closure(Connection& connection,
                                                AccountId account,
                                                std::span<const model::StorePath> roots);

@@ -253,6 +253,7 @@ STAGES = {
 
 
 def main():
+    os.environ.setdefault("CCACHE_NOHASHDIR", "1")
     words = sys.argv[1:]
     chosen = [word for word in words if word in STAGES] or list(STAGES)
     unknown = [word for word in words if word not in STAGES and word != "--fast"]
