@@ -67,7 +67,9 @@ int main(int argc, char** argv) try {
   }
   std::cout << (client.at_boundary() ? "complete\n" : "cut off in a request\n");
   return client.at_boundary() ? 0 : 1;
+
 } catch (const Error& error) {
+
   std::cerr << error.what() << " [" << error.code() << "]\n";
   return exit_code_of(error.reaction());
 }

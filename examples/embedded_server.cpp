@@ -3,6 +3,7 @@
 //
 //     nix copy --to 'ssh://localhost?remote-program=/full/path/embedded_server' /nix/store/…-hello
 
+#include <nixbuild/aio/system_clock.hpp>
 #include <nixbuild/aio/task_group.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/server/serve_session.hpp>
@@ -17,19 +18,13 @@
 
 using namespace nixbuild;
 
-class SystemClock final : public Clock {
-  WallTime wall() const override {
-    return std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
-  }
-  MonotonicTime monotonic() const override { return std::chrono::steady_clock::now(); }
-};
-
 /// This server stores; it builds nothing.
 class NoBuilds final : public sandbox::Executor {
   aio::Task<std::unique_ptr<sandbox::Execution>> start(sandbox::ExecutionPlan) override {
     throw Error(Reaction::Unsupported, "example.no-builds", "nothing is built here");
     co_return nullptr;
   }
+
   std::string accelerator() const override { return "none"; }
 };
 
@@ -37,7 +32,7 @@ int main() {
   std::signal(SIGPIPE, SIG_IGN);
   boost::asio::io_context io;
   aio::BlockingPool pool(2);
-  SystemClock clock;
+  aio::SystemClock clock;
   NullLog log;
   const auto db = store::make_memory_metadata();
   const auto segments = store::make_memory_segments();
@@ -46,7 +41,8 @@ int main() {
   const auto account = db->ensure_account("default");
 
   NoBuilds executor;
-  build::LeaseDesk leases(std::make_unique<scheduler::LocalEngine>(scheduler::LocalEngineSettings()));
+  build::LeaseDesk leases(
+      std::make_unique<scheduler::LocalEngine>(scheduler::LocalEngineSettings()));
   build::Builder builder({store, *logs, executor, leases, pool, clock, log}, {});
   aio::TaskGroup tasks(io.get_executor(), log);
   build::SharedBuilds builds(builder, tasks);

@@ -46,7 +46,9 @@ int main(int argc, char** argv) try {
     std::cout << '\n';
   });
   return 0;
+
 } catch (const Error& error) {
+
   std::cerr << error.what() << " [" << error.code() << "]\n";
   return exit_code_of(error.reaction());
 }

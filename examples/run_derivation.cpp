@@ -1,12 +1,7 @@
-// Builds one derivation in a virtual machine, without daemon and without Nix: a static busybox
-// becomes a store path, and a script run by it makes the output.
-//
-//     run_derivation PROGRAMS VMLINUZ MODULES BUSYBOX SCRIPT
-//
-// PROGRAMS is the folder of nixbuild-runner and nixbuild-guest (…/libexec/nixbuild), VMLINUZ and
-// MODULES are a distribution's kernel. SCRIPT is what the shell runs: 'echo hello > $out'.
+// Builds a derivation in a virtual machine, without daemon and without Nix:
+//     run_derivation /usr/local/libexec/nixbuild /boot/vmlinuz-V /lib/modules/V /bin/busybox WORK
 
-#include <nixbuild/base/error.hpp>
+#include <nixbuild/aio/system_clock.hpp>
 #include <nixbuild/build/builder.hpp>
 #include <nixbuild/nar/writer.hpp>
 #include <nixbuild/sandbox/qemu_executor.hpp>
@@ -15,66 +10,69 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
+#include <boost/asio/use_future.hpp>
 #include <fcntl.h>
 
-#include <filesystem>
 #include <iostream>
 
 using namespace nixbuild;
 
-class SystemClock final : public Clock {
-  WallTime wall() const override {
-    return std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
-  }
-  MonotonicTime monotonic() const override { return std::chrono::steady_clock::now(); }
-};
-
-/// Puts one file into the store, named after its contents.
-model::StorePath add_file(store::Store& store, store::AccountId account, const char* file) {
-  std::string archive;
-  StringSink sink(archive);
-  nar::Writer writer(sink);
-  sandbox::archive_tree(AT_FDCWD, file, writer, {});
-  writer.finish();
-  const auto hash = hash_of(HashAlgorithm::Sha256, bytes_of(archive));
-  store::ImportRequest request{model::make_store_path(store.dir(), "source", hash, "busybox")};
-  auto import = store.begin_import(account, request);
-  import.feed(bytes_of(archive));
-  const auto info = import.seal();
-  store.commit(account, {&info, 1});
-  return info.path;
-}
-
-int main(int argc, char** argv) try {
+int main(int argc, char** argv) {
   if (argc != 6) {
-    std::cerr << "usage: run_derivation PROGRAMS VMLINUZ MODULES BUSYBOX SCRIPT\n";
+    std::cerr << "usage: run_derivation PROGRAMS VMLINUZ MODULES BUSYBOX WORK\n";
     return 2;
   }
   const auto db = store::make_memory_metadata();
   const auto segments = store::make_memory_segments();
   const auto logs = store::make_memory_logs();
-  SystemClock clock;
+  const aio::SystemClock clock;
   store::Store store(*db, *segments, clock, model::StoreDir("/nix/store"));
   const auto account = db->ensure_account("default");
-  const auto busybox = add_file(store, account, argv[4]);
 
+  const auto shell = model::StorePath::parse("00000000000000000000000000000000-shell");
+  std::string archive;
+  StringSink sink(archive);
+  nar::Writer writer(sink);
+  writer.directory();
+  writer.entry("busybox");
+  sandbox::archive_tree(AT_FDCWD, argv[4], writer, {});
+  writer.directory_end();
+  writer.finish();
+  auto import = store.begin_import(account, {.path = shell});
+  import.feed(bytes_of(archive));
+  const auto info = import.seal();
+  store.commit(account, {&info, 1});
   model::Derivation derivation;
-  derivation.input_sources = {busybox};
+  derivation.input_sources = {shell};
   derivation.platform = "x86_64-linux";
-  derivation.builder = store.dir().print(busybox);
-  derivation.arguments = {"sh", "-c", argv[5]};
-  derivation.environment = {{"name", "example"}, {"out", ""}};
-  derivation.outputs = {{"out", {}}};
-  const auto out = model::input_addressed_paths(store.dir(), "example", derivation, {}).at("out");
+  derivation.builder = store.dir().print(shell) + "/busybox";
+  derivation.arguments = {"sh", "-c", "echo building; echo made in a machine > $out"};
+  derivation.outputs["out"] = {};
+  derivation.environment["out"] = "";
+  const auto out = model::input_addressed_paths(store.dir(), "demo", derivation, {}).at("out");
   derivation.outputs["out"].path = out;
   derivation.environment["out"] = store.dir().print(out);
-
-  const auto work = std::filesystem::temp_directory_path() / ("example-" + std::to_string(::getpid()));
   boost::asio::io_context io;
   sandbox::QemuExecutorSettings settings;
-  settings.runner = std::filesystem::path(argv[1]) / "nixbuild-runner";
-  settings.guest = std::filesystem::path(argv[1]) / "nixbuild-guest";
-  settings.run_directory = work / "run";
-  settings.kernel_cache = work / "kernels";
+  settings.runner = std::string(argv[1]) + "/nixbuild-runner";
+  settings.guest = std::string(argv[1]) + "/nixbuild-guest";
   settings.kernel = sandbox::KernelSource{argv[2], argv[3], ""};
+  settings.run_directory = std::string(argv[5]) + "/run";
+  settings.kernel_cache = std::string(argv[5]) + "/kernels";
   const auto executor = sandbox::make_qemu_executor(io.get_executor(), settings);
+  build::LeaseDesk leases(std::make_unique<scheduler::LocalEngine>(
+      scheduler::LocalEngineSettings{{1, 2 * kGiB}, {derivation.platform}, {}}));
+  aio::BlockingPool pool(2);
+  NullLog log;
+  build::Builder builder({store, *logs, *executor, leases, pool, clock, log}, {});
+  const auto feed = std::make_shared<build::LogFeed>();
+  const auto control = std::make_shared<build::BuildControl>();
+  const auto drv = model::derivation_path(store.dir(), "demo", derivation);
+  auto task = builder.run({account, drv, derivation, {}}, feed, control, [](std::int64_t) {});
+  auto future = boost::asio::co_spawn(io, std::move(task), boost::asio::use_future);
+  io.run();
+  const auto result = future.get();
+  std::cout << feed->read(0).bytes << name_of(result.status) << ' ' << result.error << std::endl;
+  const auto built = store.open_export(account, out);
+  std::cout << built.read_file(built.tree().root(), kMiB);
+}

@@ -13,7 +13,6 @@ namespace nixbuild::sandbox {
 decompress(ByteView packed, std::size_t limit, std::string_view code, std::string_view what);
 
 /// The whole file, at most `limit` bytes. Errors: `code`.
-[[nodiscard]] Bytes
-read_file(const char* path, std::size_t limit, std::string_view code);
+[[nodiscard]] Bytes read_file(const char* path, std::size_t limit, std::string_view code);
 
 } // namespace nixbuild::sandbox

@@ -1,7 +1,6 @@
-#include <nixbuild/sandbox/guest_protocol.hpp>
-
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/nar/name.hpp>
+#include <nixbuild/sandbox/guest_protocol.hpp>
 
 #include <fmt/format.h>
 
@@ -311,16 +310,20 @@ struct EncodeFromGuest {
     out.time(hello.boot_time);
     return frame(kHello, out.take(), kMaxGuestPayload);
   }
+
   std::string operator()(const Started&) const { return frame(kStarted, {}, kMaxGuestPayload); }
+
   std::string operator()(const Exited& exited) const {
     return frame(kExited, encode_guest_exit(exited.exit), kMaxGuestPayload);
   }
+
   std::string operator()(const OutputEnd& end) const {
     Encoder out;
     out.u32(end.index);
     out.text(end.error, kMaxText, "an output's error");
     return frame(kOutputEnd, out.take(), kMaxGuestPayload);
   }
+
   std::string operator()(const Failure& failure) const {
     Encoder out;
     out.text(failure.text, kMaxText, "a failure's text");
@@ -332,19 +335,25 @@ struct EncodeToGuest {
   std::string operator()(const Job& job) const {
     return frame(kJob, encode_guest_job(job.job), kMaxHostPayload);
   }
+
   std::string operator()(const SendOutput& request) const {
     Encoder out;
     out.u32(request.index);
     return frame(kSendOutput, out.take(), kMaxHostPayload);
   }
+
   std::string operator()(const PowerOff&) const { return frame(kPowerOff, {}, kMaxHostPayload); }
 };
 
 } // namespace
 
-std::string encode(const FromGuest& message) { return std::visit(EncodeFromGuest{}, message); }
+std::string encode(const FromGuest& message) {
+  return std::visit(EncodeFromGuest{}, message);
+}
 
-std::string encode(const ToGuest& message) { return std::visit(EncodeToGuest{}, message); }
+std::string encode(const ToGuest& message) {
+  return std::visit(EncodeToGuest{}, message);
+}
 
 void FrameBuffer::feed(ByteView bytes) {
   if (taken_ == buffer_.size()) {

@@ -1,6 +1,5 @@
-#include <nixbuild/sandbox/guest_protocol.hpp>
-
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/guest_protocol.hpp>
 
 #include <fmt/format.h>
 
@@ -39,9 +38,8 @@ void GuestSession::accept(guest::FromGuest message) {
       violated("the guest said hello twice");
     }
     if (hello->version != guest::kProtocolVersion) {
-      violated(fmt::format("the guest speaks version {} instead of {}",
-                           hello->version,
-                           guest::kProtocolVersion));
+      violated(fmt::format(
+          "the guest speaks version {} instead of {}", hello->version, guest::kProtocolVersion));
     }
     state_ = State::Preparing;
     outgoing_ += std::exchange(job_frame_, {});
@@ -70,8 +68,8 @@ void GuestSession::accept_exit(GuestExit exit) {
     violated("the guest told of an exit out of turn");
   }
   if (exit.outputs.size() != outputs_) {
-    violated(fmt::format(
-        "the guest told of {} outputs, the job has {}", exit.outputs.size(), outputs_));
+    violated(
+        fmt::format("the guest told of {} outputs, the job has {}", exit.outputs.size(), outputs_));
   }
   exit_ = std::move(exit);
   release_exit();
@@ -94,8 +92,8 @@ void GuestSession::release_exit() {
     return;
   }
   if (log_bytes_ > exit_->log_bytes) {
-    violated(fmt::format(
-        "{} bytes of log, but the guest announced {}", log_bytes_, exit_->log_bytes));
+    violated(
+        fmt::format("{} bytes of log, but the guest announced {}", log_bytes_, exit_->log_bytes));
   }
   if (log_bytes_ == exit_->log_bytes) {
     state_ = State::Exited;
@@ -149,6 +147,8 @@ void GuestSession::power_off() {
   }
 }
 
-std::string GuestSession::take_control() { return std::exchange(outgoing_, {}); }
+std::string GuestSession::take_control() {
+  return std::exchange(outgoing_, {});
+}
 
 } // namespace nixbuild::sandbox

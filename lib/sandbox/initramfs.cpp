@@ -1,7 +1,6 @@
-#include <nixbuild/sandbox/initramfs.hpp>
-
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/nar/name.hpp>
+#include <nixbuild/sandbox/initramfs.hpp>
 
 #include <archive.h>
 #include <archive_entry.h>

@@ -1,8 +1,7 @@
-#include <nixbuild/sandbox/jail.hpp>
+#include "sandbox/jail_steps.hpp"
 
 #include <nixbuild/base/error.hpp>
-
-#include "sandbox/jail_steps.hpp"
+#include <nixbuild/sandbox/jail.hpp>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -81,8 +80,8 @@ fs::path enter_cgroup(const JailSettings& settings, pid_t pid, std::string& shor
   }
   put("pids.max", std::to_string(settings.threads));
   if (!put("cgroup.procs", std::to_string(pid))) {
-    shortfall += fmt::format("no cgroup below {}: {}; ", settings.cgroup_parent.string(),
-                             std::strerror(errno));
+    shortfall += fmt::format(
+        "no cgroup below {}: {}; ", settings.cgroup_parent.string(), std::strerror(errno));
     fs::remove(folder, error);
     return {};
   }
@@ -101,7 +100,9 @@ jail::ChildPlan plan_child(const JailSettings& settings,
     plan.uid = *settings.uid;
     plan.gid = static_cast<gid_t>(*settings.uid);
     plan.threads = settings.threads;
+
     struct stat status {};
+
     if (settings.kvm && ::stat("/dev/kvm", &status) == 0 && status.st_gid != 0) {
       plan.groups.push_back(status.st_gid);
     }
@@ -132,7 +133,9 @@ void wait_for_exec(int status) {
 JailedProcess::JailedProcess(pid_t pid, UniqueFd pidfd, JailReport report, fs::path cgroup)
     : pid_(pid), pidfd_(std::move(pidfd)), report_(std::move(report)), cgroup_(std::move(cgroup)) {}
 
-JailedProcess::~JailedProcess() { destroy(); }
+JailedProcess::~JailedProcess() {
+  destroy();
+}
 
 JailedProcess::JailedProcess(JailedProcess&& other) noexcept
     : pid_(std::exchange(other.pid_, -1)), pidfd_(std::move(other.pidfd_)),
@@ -201,9 +204,8 @@ JailedProcess start_jailed(const JailSettings& settings,
   });
   const UniqueFd parent_end(ends[0]);
   UniqueFd child_end(ends[1]);
-  const UniqueFd input(system_call(kCode, "/dev/null", [&] {
-    return ::open("/dev/null", O_RDONLY | O_CLOEXEC);
-  }));
+  const UniqueFd input(
+      system_call(kCode, "/dev/null", [&] { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }));
 
   auto plan = plan_child(settings, arguments, keep);
   plan.root = mount_point.string();

@@ -29,6 +29,7 @@ constexpr unsigned long kBindFlags = MS_NOSUID | kNoDevices;
 /// A bind inside a user namespace may not lose the flags that its source was mounted with.
 unsigned long inherited_flags(const fs::path& source) {
   struct statvfs status {};
+
   if (::statvfs(source.c_str(), &status) != 0) {
     return 0;
   }
@@ -69,18 +70,23 @@ void add_bind(std::vector<MountStep>& steps, const std::string& root, const fs::
   }
   const bool directory = status.type() == fs::file_type::directory;
   steps.push_back({directory ? MountKind::Directory : MountKind::File, {}, target, 0});
-  steps.push_back({MountKind::Bind,
-                   path.string(),
-                   target,
-                   kBindFlags | inherited_flags(path)});
+  steps.push_back({MountKind::Bind, path.string(), target, kBindFlags | inherited_flags(path)});
 }
 
 } // namespace
 
 std::vector<MountStep> mount_steps(const JailSettings& settings, const std::string& root) {
   std::vector<MountStep> steps;
-  for (const auto* path : {"/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin",
-                           "/nix/store", "/etc/ld.so.cache", "/etc/alternatives"}) {
+  for (const auto* path : {"/usr",
+                           "/lib",
+                           "/lib32",
+                           "/lib64",
+                           "/libx32",
+                           "/bin",
+                           "/sbin",
+                           "/nix/store",
+                           "/etc/ld.so.cache",
+                           "/etc/alternatives"}) {
     add_bind(steps, root, path);
   }
   for (const auto& path : settings.extra_binds) {
@@ -151,7 +157,8 @@ private:
   void build_root() noexcept {
     const char* root = plan_.root.c_str();
     must(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "private mounts");
-    must(::mount("nixbuild", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m,nr_inodes=512") ==
+    must(::mount(
+             "nixbuild", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m,nr_inodes=512") ==
              0,
          "mounting the empty root");
     for (const auto& step : plan_.mounts) {
@@ -212,7 +219,8 @@ private:
   void limit(__rlimit_resource resource, rlim_t value, const char* what) noexcept {
     rlimit now{};
     must(::getrlimit(resource, &now) == 0, what);
-    const rlim_t wanted = now.rlim_max != RLIM_INFINITY && now.rlim_max < value ? now.rlim_max : value;
+    const rlim_t wanted =
+        now.rlim_max != RLIM_INFINITY && now.rlim_max < value ? now.rlim_max : value;
     const rlimit next{wanted, wanted};
     must(::setrlimit(resource, &next) == 0, what);
   }

@@ -1,16 +1,15 @@
-#include <nixbuild/sandbox/kernel.hpp>
+#include "sandbox/decompress.hpp"
 
 #include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/base/digest.hpp>
 #include <nixbuild/base/encoding.hpp>
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/kernel.hpp>
 
-#include "sandbox/decompress.hpp"
-
+#include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
-#include <boost/json/array.hpp>
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <sys/stat.h>
@@ -33,15 +32,26 @@ constexpr std::size_t kMaxManifest = 1 * kMiB;
 /// Raised whenever an import would come out differently from the same source.
 constexpr int kFormat = 1;
 
-constexpr std::array<std::string_view, 13> kWanted{
-    "virtio_ring",           "virtio",        "virtio_pci_modern_dev", "virtio_pci_legacy_dev",
-    "virtio_pci",            "virtio_blk",    "virtio_console",        "libcrc32c",
-    "erofs",                 "overlay",       "virtio_rng",            "virtio_net",
-    "af_packet"};
+constexpr std::array<std::string_view, 13> kWanted{"virtio_ring",
+                                                   "virtio",
+                                                   "virtio_pci_modern_dev",
+                                                   "virtio_pci_legacy_dev",
+                                                   "virtio_pci",
+                                                   "virtio_blk",
+                                                   "virtio_console",
+                                                   "libcrc32c",
+                                                   "erofs",
+                                                   "overlay",
+                                                   "virtio_rng",
+                                                   "virtio_net",
+                                                   "af_packet"};
 /// May be missing: split out of virtio_pci by some releases only, or only a convenience.
-constexpr std::array<std::string_view, 6> kOptional{
-    "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "libcrc32c", "virtio_rng", "virtio_net",
-    "af_packet"};
+constexpr std::array<std::string_view, 6> kOptional{"virtio_pci_modern_dev",
+                                                    "virtio_pci_legacy_dev",
+                                                    "libcrc32c",
+                                                    "virtio_rng",
+                                                    "virtio_net",
+                                                    "af_packet"};
 
 std::string sha256_hex(ByteView bytes) {
   return hex_encode(hash_of(HashAlgorithm::Sha256, bytes).bytes());
@@ -76,6 +86,7 @@ Bytes read_image(const fs::path& path) {
 /// What tells that a source has not changed: path, size, mtime, and the modules folder.
 std::string mark_of(const KernelSource& source) {
   struct stat status {};
+
   if (::stat(source.image.c_str(), &status) != 0) {
     throw_system_error("sandbox.kernel-image", source.image.string());
   }
@@ -133,8 +144,7 @@ std::optional<ImportedKernel> find_entry(const fs::path& cache, Accept accept) {
     try {
       std::string mark;
       auto kernel = read_entry(item.path(), &mark);
-      const bool newer =
-          !best || ::strverscmp(kernel.version.c_str(), best->version.c_str()) > 0;
+      const bool newer = !best || ::strverscmp(kernel.version.c_str(), best->version.c_str()) > 0;
       if (newer && accept(kernel, mark) && fs::exists(kernel.image, ignored)) {
         best = std::move(kernel);
       }
@@ -244,14 +254,12 @@ KernelSource newest_kernel(const fs::path& root) {
     }
     const auto version = name.substr(8);
     auto modules = modules_of(version);
-    if (!modules.empty() &&
-        (!best || ::strverscmp(version.c_str(), best->version.c_str()) > 0)) {
+    if (!modules.empty() && (!best || ::strverscmp(version.c_str(), best->version.c_str()) > 0)) {
       best = KernelSource{item.path(), std::move(modules), version};
     }
   }
   const auto system = root / "run/current-system";
-  for (const auto& item :
-       fs::directory_iterator(system / "kernel-modules/lib/modules", ignored)) {
+  for (const auto& item : fs::directory_iterator(system / "kernel-modules/lib/modules", ignored)) {
     const auto version = item.path().filename().string();
     if (!best || ::strverscmp(version.c_str(), best->version.c_str()) > 0) {
       best = KernelSource{system / "kernel", item.path(), version};
@@ -265,10 +273,10 @@ KernelSource newest_kernel(const fs::path& root) {
                             (root / "boot").string()));
   }
   if (::access(best->image.c_str(), R_OK) != 0) {
-    throw Error(Reaction::Denied,
-                "sandbox.kernel-unreadable",
-                fmt::format("the newest kernel {} is not readable for this user",
-                            best->image.string()));
+    throw Error(
+        Reaction::Denied,
+        "sandbox.kernel-unreadable",
+        fmt::format("the newest kernel {} is not readable for this user", best->image.string()));
   }
   return *best;
 }

@@ -1,12 +1,10 @@
-#include <nixbuild/sandbox/kernel.hpp>
-
-#include <nixbuild/base/error.hpp>
-
 #include "sandbox/decompress.hpp"
 
-#include <fmt/format.h>
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/kernel.hpp>
 
 #include <elf.h>
+#include <fmt/format.h>
 #include <lz4.h>
 
 #include <algorithm>
@@ -49,8 +47,8 @@ Bytes unpack_lz4_legacy(ByteView payload) {
       continue;
     }
     if (size > payload.size() - at) {
-      bad_image(fmt::format("LZ4 block of {} bytes exceeds the {} that follow", size,
-                            payload.size() - at));
+      bad_image(fmt::format(
+          "LZ4 block of {} bytes exceeds the {} that follow", size, payload.size() - at));
     }
     const auto before = out.size();
     if (before + kLz4Block > kMaxKernel) {
@@ -83,8 +81,10 @@ ByteView payload_of(ByteView image) {
   const std::uint64_t offset = start + std::uint64_t{read_at<std::uint32_t>(image, 0x248)};
   const std::uint64_t length = read_at<std::uint32_t>(image, 0x24c);
   if (offset > image.size() || length > image.size() - offset || length < 16) {
-    bad_image(fmt::format("payload of {} bytes at {} lies outside the image of {} bytes", length,
-                          offset, image.size()));
+    bad_image(fmt::format("payload of {} bytes at {} lies outside the image of {} bytes",
+                          length,
+                          offset,
+                          image.size()));
   }
   return image.subspan(offset, length);
 }
@@ -117,14 +117,14 @@ bool is_pvh_elf(ByteView image) noexcept {
     return false;
   }
   std::memcpy(&header, image.data(), sizeof header);
-  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 ||
-      header.e_ident[EI_CLASS] != ELFCLASS64 || header.e_machine != EM_X86_64 ||
-      header.e_phentsize != sizeof(Elf64_Phdr)) {
+  if (std::memcmp(header.e_ident, ELFMAG, SELFMAG) != 0 || header.e_ident[EI_CLASS] != ELFCLASS64 ||
+      header.e_machine != EM_X86_64 || header.e_phentsize != sizeof(Elf64_Phdr)) {
     return false;
   }
   for (std::size_t i = 0; i < header.e_phnum; ++i) {
     const auto step = i * sizeof(Elf64_Phdr);
-    if (header.e_phoff > image.size() || image.size() - header.e_phoff < step + sizeof(Elf64_Phdr)) {
+    if (header.e_phoff > image.size() ||
+        image.size() - header.e_phoff < step + sizeof(Elf64_Phdr)) {
       return false;
     }
     Elf64_Phdr segment;

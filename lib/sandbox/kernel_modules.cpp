@@ -1,8 +1,7 @@
-#include <nixbuild/sandbox/kernel.hpp>
+#include "sandbox/decompress.hpp"
 
 #include <nixbuild/base/error.hpp>
-
-#include "sandbox/decompress.hpp"
+#include <nixbuild/sandbox/kernel.hpp>
 
 #include <fmt/format.h>
 
@@ -192,8 +191,7 @@ std::vector<ModuleFile> module_load_order(const fs::path& modules,
   LoadOrder result(folder);
   for (const auto name : wanted) {
     const std::string module(name);
-    const bool may_be_absent =
-        std::find(optional.begin(), optional.end(), name) != optional.end();
+    const bool may_be_absent = std::find(optional.begin(), optional.end(), name) != optional.end();
     if (may_be_absent && !folder.built_in(module) && folder.file_of(module) == nullptr) {
       continue;
     }

@@ -1,7 +1,6 @@
-#include <nixbuild/sandbox/probe.hpp>
-
 #include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/probe.hpp>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -36,19 +35,30 @@ constexpr std::size_t kCode = 0x6000;
 constexpr std::size_t kHandler = 0x7000;
 constexpr std::size_t kStackTop = 0x9000;
 
-/// 20 million rounds take a processor about 10 ms, an instruction emulator longer than any deadline.
+/// 20 million rounds take a processor about 10 ms, an instruction emulator longer than any
+/// deadline.
 constexpr std::array<std::uint8_t, 15> kProgram{
-    0xb9, 0x00, 0x2d, 0x31, 0x01, // mov ecx, 20000000
-    0xff, 0xc9,                   // dec ecx
-    0x75, 0xfc,                   // jnz -4
-    0xcc,                         // int3
-    0x88, 0xd8,                   // mov al, bl
-    0xe6, kPort,                  // out kPort, al
-    0xf4,                         // hlt
+    0xb9,
+    0x00,
+    0x2d,
+    0x31,
+    0x01, // mov ecx, 20000000
+    0xff,
+    0xc9, // dec ecx
+    0x75,
+    0xfc, // jnz -4
+    0xcc, // int3
+    0x88,
+    0xd8, // mov al, bl
+    0xe6,
+    kPort, // out kPort, al
+    0xf4,  // hlt
 };
 constexpr std::array<std::uint8_t, 4> kInt3Handler{
-    0xb3, kAnswer, // mov bl, kAnswer
-    0x48, 0xcf,    // iretq
+    0xb3,
+    kAnswer, // mov bl, kAnswer
+    0x48,
+    0xcf, // iretq
 };
 
 enum class Step : int {
@@ -153,8 +163,8 @@ Outcome try_kvm() noexcept {
     return {Step::CreateVm, errno};
   }
   ::ioctl(machine, KVM_SET_TSS_ADDR, 0xfffbd000);
-  void* memory = ::mmap(
-      nullptr, kGuestMemory, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      ::mmap(nullptr, kGuestMemory, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
     return {Step::Memory, errno};
   }
@@ -170,14 +180,13 @@ Outcome try_kvm() noexcept {
     return {Step::CreateCpu, errno};
   }
   const int size = ::ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-  void* run = size < static_cast<int>(sizeof(kvm_run))
-                  ? MAP_FAILED
-                  : ::mmap(nullptr,
-                           static_cast<std::size_t>(size),
-                           PROT_READ | PROT_WRITE,
-                           MAP_SHARED,
-                           cpu,
-                           0);
+  void* run = size < static_cast<int>(sizeof(kvm_run)) ? MAP_FAILED
+                                                       : ::mmap(nullptr,
+                                                                static_cast<std::size_t>(size),
+                                                                PROT_READ | PROT_WRITE,
+                                                                MAP_SHARED,
+                                                                cpu,
+                                                                0);
   if (run == MAP_FAILED) {
     return {Step::MapCpu, errno};
   }
@@ -251,8 +260,7 @@ AcceleratorProbe probe_kvm(std::chrono::milliseconds deadline) {
     probe.reason = explain(outcome);
     probe.accelerator = outcome.step == Step::Done ? Accelerator::Kvm : Accelerator::Tcg;
   } else {
-    probe.reason =
-        fmt::format("KVM does not get a test guest done within {} ms", deadline.count());
+    probe.reason = fmt::format("KVM does not get a test guest done within {} ms", deadline.count());
   }
   ::kill(child, SIGKILL);
   while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {

@@ -1,6 +1,5 @@
-#include <nixbuild/sandbox/qemu_command.hpp>
-
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/qemu_command.hpp>
 
 #include <fmt/format.h>
 
@@ -58,7 +57,9 @@ std::string_view name_of(Accelerator accelerator) noexcept {
   return accelerator == Accelerator::Kvm ? "kvm" : "tcg";
 }
 
-std::string extent_path(std::size_t index) { return fmt::format("/dev/fdset/{}", index + 2); }
+std::string extent_path(std::size_t index) {
+  return fmt::format("/dev/fdset/{}", index + 2);
+}
 
 QemuCommand qemu_command(const QemuMachine& machine, const QemuDescriptors& fds) {
   if (machine.cpus < 1 || machine.cpus > kMaxCpus) {
@@ -69,8 +70,10 @@ QemuCommand qemu_command(const QemuMachine& machine, const QemuDescriptors& fds)
   if (machine.memory_bytes < kMinMemory || machine.memory_bytes > kMaxMemory) {
     throw Error(Reaction::Reject,
                 "sandbox.machine",
-                fmt::format("{} bytes of memory; {} to {} are possible", machine.memory_bytes,
-                            kMinMemory, kMaxMemory));
+                fmt::format("{} bytes of memory; {} to {} are possible",
+                            machine.memory_bytes,
+                            kMinMemory,
+                            kMaxMemory));
   }
   const bool kvm = machine.accelerator == Accelerator::Kvm;
   std::string options = kKernelOptions;
@@ -111,14 +114,14 @@ QemuCommand qemu_command(const QemuMachine& machine, const QemuDescriptors& fds)
     args.insert(args.end(),
                 {"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"});
   }
-  args.insert(args.end(),
-              {"-device", "virtio-serial-pci,id=ports,max_ports=4,disable-legacy=on"});
+  args.insert(args.end(), {"-device", "virtio-serial-pci,id=ports,max_ports=4,disable-legacy=on"});
   add_port(command, "ctl", kControlPort, fds.control);
   add_port(command, "log", kLogPort, fds.log);
   add_port(command, "out", kOutputPort, fds.output);
   add_disk(command, fds);
-  args.insert(args.end(),
-              {"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng,disable-legacy=on"});
+  args.insert(
+      args.end(),
+      {"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng,disable-legacy=on"});
   if (fds.network) {
     args.insert(args.end(),
                 {"-netdev",

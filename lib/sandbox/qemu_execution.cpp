@@ -32,7 +32,9 @@ Reaction reaction_of(std::string_view code) {
 /// Cancels a link when a time has passed, unless it is destroyed before.
 class Deadline {
 public:
-  Deadline(const boost::asio::any_io_executor& executor, RunnerLink& link, std::chrono::seconds after)
+  Deadline(const boost::asio::any_io_executor& executor,
+           RunnerLink& link,
+           std::chrono::seconds after)
       : timer_(executor, after), state_(std::make_shared<State>()) {
     state_->link = &link;
     timer_.async_wait([state = state_](boost::system::error_code error) {
@@ -43,7 +45,9 @@ public:
       }
     });
   }
+
   ~Deadline() { state_->link = nullptr; }
+
   Deadline(const Deadline&) = delete;
   Deadline& operator=(const Deadline&) = delete;
 
@@ -54,6 +58,7 @@ private:
     RunnerLink* link = nullptr;
     bool passed = false;
   };
+
   boost::asio::steady_timer timer_;
   std::shared_ptr<State> state_;
 };
@@ -115,7 +120,8 @@ aio::Task<void> QemuExecution::begin(runner::Start start,
     }
   } catch (const Error& error) {
     if (deadline.passed()) {
-      throw Error(Reaction::Timeout, "sandbox.spawn", "the runner did not start the emulator in time");
+      throw Error(
+          Reaction::Timeout, "sandbox.spawn", "the runner did not start the emulator in time");
     }
     if (error.code() == "sandbox.lost") {
       throw Error(Reaction::Internal, "sandbox.spawn", error.message());
@@ -196,7 +202,10 @@ aio::Task<void> QemuExecution::wait_until_down() {
   co_await link_.send(std::move(request));
   for (;;) {
     const auto message = co_await receive();
-    if (std::holds_alternative<runner::Down>(message)) {
+    if (const auto* down = std::get_if<runner::Down>(&message)) {
+      usage_.peak_rss_bytes = down->peak_rss_bytes;
+      usage_.cpu_user = std::chrono::microseconds(down->cpu_user_us);
+      usage_.cpu_system = std::chrono::microseconds(down->cpu_system_us);
       over_ = true;
       co_return;
     }

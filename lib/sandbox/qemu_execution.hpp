@@ -26,12 +26,16 @@ public:
   QemuExecution& operator=(const QemuExecution&) = delete;
 
   /// Hands the plan over and waits until the emulator runs.
-  aio::Task<void> begin(runner::Start start, UniqueFd kernel, UniqueFd initramfs, std::vector<DiskExtent> disk);
+  aio::Task<void>
+  begin(runner::Start start, UniqueFd kernel, UniqueFd initramfs, std::vector<DiskExtent> disk);
 
   aio::Task<ExecutionEvent> next_event() override;
   aio::Task<void> open_output(std::size_t index) override;
   aio::Task<std::size_t> read_output(MutableBytes buffer) override;
   aio::Task<void> finish() override;
+
+  [[nodiscard]] MachineUsage usage() const override { return usage_; }
+
   void cancel() noexcept override;
 
 private:
@@ -45,6 +49,7 @@ private:
   std::uint64_t log_offset_ = 0;
   std::string output_; ///< bytes of the output that nobody has read yet
   std::size_t output_taken_ = 0;
+  MachineUsage usage_;
   bool output_open_ = false;
   bool exited_ = false;
   bool over_ = false; ///< the runner has said its last word, or was told to kill

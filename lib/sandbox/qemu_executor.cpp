@@ -1,13 +1,12 @@
-#include <nixbuild/sandbox/qemu_executor.hpp>
+#include "sandbox/decompress.hpp"
+#include "sandbox/qemu_execution.hpp"
 
 #include <nixbuild/base/digest.hpp>
 #include <nixbuild/base/encoding.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/guest_protocol.hpp>
 #include <nixbuild/sandbox/initramfs.hpp>
-
-#include "sandbox/decompress.hpp"
-#include "sandbox/qemu_execution.hpp"
+#include <nixbuild/sandbox/qemu_executor.hpp>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -28,13 +27,14 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kMaxProgram = 256 * kMiB;
-/// Seconds that an answer of the guest may take; emulation under load needs many times a CPU's boot.
+/// Seconds that an answer of the guest may take; emulation under load needs many times a CPU's
+/// boot.
 constexpr std::uint32_t kKvmPatience = 60;
 constexpr std::uint32_t kTcgPatience = 300;
 
 UniqueFd open_read_only(const fs::path& path, const char* code) {
-  return UniqueFd(system_call(
-      code, path.c_str(), [&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
+  return UniqueFd(
+      system_call(code, path.c_str(), [&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
 }
 
 void check_id(const std::string& id) {
@@ -53,10 +53,12 @@ public:
     check(::posix_spawn_file_actions_init(&actions));
     check(::posix_spawnattr_init(&attributes));
   }
+
   ~SpawnSetup() {
     ::posix_spawn_file_actions_destroy(&actions);
     ::posix_spawnattr_destroy(&attributes);
   }
+
   SpawnSetup(const SpawnSetup&) = delete;
   SpawnSetup& operator=(const SpawnSetup&) = delete;
 
@@ -72,9 +74,8 @@ public:
 
 /// Starts the runner, which puts itself into the background and survives this process.
 void spawn_runner(const fs::path& program, const fs::path& directory, int socket) {
-  const UniqueFd null(system_call("sandbox.spawn", "/dev/null", [] {
-    return ::open("/dev/null", O_RDONLY | O_CLOEXEC);
-  }));
+  const UniqueFd null(system_call(
+      "sandbox.spawn", "/dev/null", [] { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }));
   const auto log_path = directory / "runner.log";
   const UniqueFd log(system_call("sandbox.spawn", log_path.c_str(), [&] {
     return ::open(log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
@@ -94,8 +95,9 @@ void spawn_runner(const fs::path& program, const fs::path& directory, int socket
   std::array<std::string, 6> arguments{
       program.string(), "--run-dir", directory.string(), "--fd", "3", "--background"};
   std::array<char*, 7> argv{};
-  std::transform(
-      arguments.begin(), arguments.end(), argv.begin(), [](std::string& text) { return text.data(); });
+  std::transform(arguments.begin(), arguments.end(), argv.begin(), [](std::string& text) {
+    return text.data();
+  });
   std::array<char*, 1> environment{nullptr};
   pid_t pid = 0;
   SpawnSetup::check(::posix_spawn(
@@ -133,9 +135,8 @@ fs::path cache_initramfs(const fs::path& directory, ByteView contents) {
     return path;
   }
   std::string staging = (directory / ".initramfs-XXXXXX").string();
-  const UniqueFd fd(system_call("sandbox.kernel-cache", staging, [&] {
-    return ::mkostemp(staging.data(), O_CLOEXEC);
-  }));
+  const UniqueFd fd(system_call(
+      "sandbox.kernel-cache", staging, [&] { return ::mkostemp(staging.data(), O_CLOEXEC); }));
   while (!contents.empty()) {
     const auto put = system_call("sandbox.kernel-cache", staging, [&] {
       return ::write(fd.get(), contents.data(), contents.size());
@@ -151,7 +152,8 @@ class QemuExecutor final : public Executor {
 public:
   QemuExecutor(boost::asio::any_io_executor executor, QemuExecutorSettings settings)
       : executor_(std::move(executor)), settings_(std::move(settings)) {
-    for (const auto* program : {&settings_.runner, &settings_.guest, &settings_.busybox, &settings_.qemu}) {
+    for (const auto* program :
+         {&settings_.runner, &settings_.guest, &settings_.busybox, &settings_.qemu}) {
       if (::access(program->c_str(), R_OK | X_OK) != 0) {
         throw_system_error("sandbox.spawn", program->string());
       }
@@ -165,8 +167,9 @@ public:
     accelerator_ = choose_accelerator(settings_.accelerator).accelerator;
     const auto kernel = find_or_import_kernel(settings_.kernel_cache, settings_.kernel);
     kernel_ = open_read_only(kernel.image, "sandbox.kernel-cache");
-    initramfs_ = open_read_only(
-        cache_initramfs(kernel.directory, make_initramfs(settings_, kernel)), "sandbox.kernel-cache");
+    initramfs_ =
+        open_read_only(cache_initramfs(kernel.directory, make_initramfs(settings_, kernel)),
+                       "sandbox.kernel-cache");
   }
 
   [[nodiscard]] std::string accelerator() const override {
@@ -177,7 +180,8 @@ public:
     check_id(plan.id);
     const auto directory = settings_.run_directory / plan.id;
     // An existing one belongs to a runner of the same attempt: two in one folder must not be.
-    system_call("sandbox.spawn", directory.c_str(), [&] { return ::mkdir(directory.c_str(), 0700); });
+    system_call(
+        "sandbox.spawn", directory.c_str(), [&] { return ::mkdir(directory.c_str(), 0700); });
     int ends[2];
     system_call("sandbox.spawn", "socketpair", [&] {
       return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends);

@@ -28,6 +28,7 @@ public:
   void send_now(const runner::Message& message) noexcept;
   /// Pending and later calls end with `sandbox.cancelled`.
   void cancel() noexcept;
+
   [[nodiscard]] bool cancelled() const noexcept { return cancelled_; }
 
 private:

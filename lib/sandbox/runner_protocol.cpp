@@ -1,6 +1,5 @@
-#include <nixbuild/sandbox/runner_protocol.hpp>
-
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/runner_protocol.hpp>
 
 #include <fmt/format.h>
 
@@ -30,6 +29,7 @@ constexpr Sized<Limit, Owner> sized(std::string Owner::*member) {
 // The tables: type number and fields of each message, in wire order.
 template <class T>
 struct Table;
+
 template <>
 struct Table<Start> {
   static constexpr std::uint8_t type = 1;
@@ -52,31 +52,37 @@ struct Table<Start> {
                                                  &Start::extents,
                                                  sized<72 * kMiB>(&Start::job));
 };
+
 template <>
 struct Table<Extents> {
   static constexpr std::uint8_t type = 2;
   static constexpr auto fields = std::make_tuple(&Extents::ranges);
 };
+
 template <>
 struct Table<Attach> {
   static constexpr std::uint8_t type = 3;
   static constexpr auto fields = std::make_tuple(&Attach::log_offset);
 };
+
 template <>
 struct Table<Output> {
   static constexpr std::uint8_t type = 4;
   static constexpr auto fields = std::make_tuple(&Output::index);
 };
+
 template <>
 struct Table<Finish> {
   static constexpr std::uint8_t type = 5;
   static constexpr auto fields = std::make_tuple();
 };
+
 template <>
 struct Table<Kill> {
   static constexpr std::uint8_t type = 6;
   static constexpr auto fields = std::make_tuple();
 };
+
 template <>
 struct Table<Accepted> {
   static constexpr std::uint8_t type = 64;
@@ -85,42 +91,50 @@ struct Table<Accepted> {
                                                  &Accepted::emulator_pid,
                                                  &Accepted::jail_shortfall);
 };
+
 template <>
 struct Table<Phase> {
   static constexpr std::uint8_t type = 65;
   static constexpr auto fields = std::make_tuple(&Phase::name, &Phase::since_start_us);
 };
+
 template <>
 struct Table<LogData> {
   static constexpr std::uint8_t type = 66;
   static constexpr auto fields =
       std::make_tuple(&LogData::offset, sized<kMaxData>(&LogData::bytes));
 };
+
 template <>
 struct Table<Exited> {
   static constexpr std::uint8_t type = 67;
   static constexpr auto fields = std::make_tuple(sized<16 * kMiB>(&Exited::exit));
 };
+
 template <>
 struct Table<OutputData> {
   static constexpr std::uint8_t type = 68;
   static constexpr auto fields = std::make_tuple(sized<kMaxData>(&OutputData::bytes));
 };
+
 template <>
 struct Table<OutputEnd> {
   static constexpr std::uint8_t type = 69;
   static constexpr auto fields = std::make_tuple();
 };
+
 template <>
 struct Table<OutputFailed> {
   static constexpr std::uint8_t type = 70;
   static constexpr auto fields = std::make_tuple(&OutputFailed::reason);
 };
+
 template <>
 struct Table<Failed> {
   static constexpr std::uint8_t type = 71;
   static constexpr auto fields = std::make_tuple(&Failed::code, &Failed::message);
 };
+
 template <>
 struct Table<Down> {
   static constexpr std::uint8_t type = 72;
@@ -133,7 +147,8 @@ public:
   explicit Writer(std::string& out) : out_(out) {}
 
   template <class T>
-    requires std::is_unsigned_v<T>
+  requires std::is_unsigned_v<T>
+
   void number(T value) {
     for (std::size_t i = 0; i < sizeof value; ++i) {
       out_.push_back(static_cast<char>(static_cast<std::uint64_t>(value) >> (8 * i) & 0xff));
@@ -159,7 +174,8 @@ public:
       number(value);
     } else {
       if (value.size() > kMaxExtentsPerMessage) {
-        broken(fmt::format("{} extents in one message exceed {}", value.size(), kMaxExtentsPerMessage));
+        broken(fmt::format(
+            "{} extents in one message exceed {}", value.size(), kMaxExtentsPerMessage));
       }
       number(static_cast<std::uint32_t>(value.size()));
       for (const auto& range : value) {

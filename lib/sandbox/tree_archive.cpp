@@ -1,13 +1,11 @@
-#include <nixbuild/sandbox/tree_archive.hpp>
-
 #include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/nar/name.hpp>
-
-#include <fmt/format.h>
+#include <nixbuild/sandbox/tree_archive.hpp>
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -40,9 +38,9 @@ public:
 
   void node(int parent, const std::string& name, std::size_t level) {
     struct stat info {};
-    system_call(kRead, path_, [&] {
-      return ::fstatat(parent, name.c_str(), &info, AT_SYMLINK_NOFOLLOW);
-    });
+
+    system_call(
+        kRead, path_, [&] { return ::fstatat(parent, name.c_str(), &info, AT_SYMLINK_NOFOLLOW); });
     if (++nodes_ > options_.limits.entries) {
       fail("nar.limit", fmt::format("more than {} nodes", options_.limits.entries));
     }
@@ -69,11 +67,14 @@ private:
   }
 
   /// The node that was looked at, not one that took its name in between.
-  UniqueFd open_node(int parent, const std::string& name, int flags, const struct stat& seen) const {
+  UniqueFd
+  open_node(int parent, const std::string& name, int flags, const struct stat& seen) const {
     UniqueFd fd(system_call(kRead, path_, [&] {
       return ::openat(parent, name.c_str(), O_RDONLY | O_NOFOLLOW | O_CLOEXEC | flags);
     }));
+
     struct stat opened {};
+
     system_call(kRead, path_, [&] { return ::fstat(fd.get(), &opened); });
     if (opened.st_ino != seen.st_ino || opened.st_dev != seen.st_dev ||
         (opened.st_mode & S_IFMT) != (seen.st_mode & S_IFMT)) {
@@ -87,9 +88,8 @@ private:
     sink_.regular((info.st_mode & S_IXUSR) != 0, left);
     while (left > 0) {
       const auto want = std::min<std::uint64_t>(left, buffer_.size());
-      const auto got = system_call(kRead, path_, [&] {
-        return ::read(fd.get(), buffer_.data(), want);
-      });
+      const auto got =
+          system_call(kRead, path_, [&] { return ::read(fd.get(), buffer_.data(), want); });
       if (got == 0) {
         fail("archive.changed", fmt::format("shrank by {} bytes while being read", left));
       }
@@ -237,10 +237,8 @@ void TreeUnpacker::regular(bool executable, std::uint64_t) {
   const mode_t open_mode = state_->read_only ? 0444 : 0666;
   const mode_t mode = executable ? open_mode | 0111 : open_mode;
   state_->file = UniqueFd(state_->create([&] {
-    return ::openat(at,
-                    state_->name.c_str(),
-                    O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-                    mode);
+    return ::openat(
+        at, state_->name.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
   }));
 }
 
@@ -270,8 +268,7 @@ void TreeUnpacker::directory() {
   const mode_t mode = state_->read_only ? 0755 : 0777;
   state_->create([&] { return ::mkdirat(at, state_->name.c_str(), mode); });
   state_->open.emplace_back(system_call(kWrite, state_->name, [&] {
-    return ::openat(
-        at, state_->name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    return ::openat(at, state_->name.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
   }));
 }
 

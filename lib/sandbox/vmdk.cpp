@@ -1,6 +1,5 @@
-#include <nixbuild/sandbox/vmdk.hpp>
-
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/vmdk.hpp>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -42,7 +41,8 @@ UniqueFd open_again_read_only(const UniqueFd& file) {
       system_call(kCode, path, [&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
 }
 
-void copy_by_hand(int from, std::uint64_t offset, int to, std::uint64_t target, std::uint64_t length) {
+void copy_by_hand(
+    int from, std::uint64_t offset, int to, std::uint64_t target, std::uint64_t length) {
   Bytes buffer(std::min<std::uint64_t>(length, 256 * kKiB));
   while (length > 0) {
     const auto want = std::min<std::uint64_t>(length, buffer.size());
@@ -90,14 +90,19 @@ void check_extent(const DiskExtent& extent) {
   if (extent.length == 0 || extent.length % kBlock != 0 || extent.offset % kSector != 0 ||
       extent.length > kMaxDisk || extent.offset > kMaxDisk) {
     bad_disk(fmt::format("extent of {} bytes at {} is not whole blocks of {}",
-                         extent.length, extent.offset, kBlock));
+                         extent.length,
+                         extent.offset,
+                         kBlock));
   }
+
   struct stat status {};
+
   system_call(kCode, "an input file", [&] { return ::fstat(extent.fd.get(), &status); });
   if (S_ISREG(status.st_mode) &&
       extent.offset + extent.length > static_cast<std::uint64_t>(status.st_size)) {
     bad_disk(fmt::format("extent up to byte {} lies beyond its file's {} bytes",
-                         extent.offset + extent.length, status.st_size));
+                         extent.offset + extent.length,
+                         status.st_size));
   }
 }
 
@@ -115,15 +120,15 @@ std::string vmdk_descriptor(std::span<const VmdkExtent> extents) {
                      "# Extent description\n";
   for (const auto& extent : extents) {
     if (extent.length == 0 || extent.length % kSector != 0 || extent.offset % kSector != 0) {
-      bad_disk(fmt::format("extent of {} bytes at {} is not whole sectors", extent.length,
-                           extent.offset));
+      bad_disk(fmt::format(
+          "extent of {} bytes at {} is not whole sectors", extent.length, extent.offset));
     }
     if (extent.path.empty() || extent.path.size() > 511 ||
         extent.path.find_first_of("\"\r\n") != std::string::npos) {
       bad_disk("a path that a VMDK descriptor cannot hold");
     }
-    text += fmt::format("RW {} FLAT \"{}\" {}\n", extent.length / kSector, extent.path,
-                        extent.offset / kSector);
+    text += fmt::format(
+        "RW {} FLAT \"{}\" {}\n", extent.length / kSector, extent.path, extent.offset / kSector);
   }
   return text;
 }
@@ -171,9 +176,8 @@ MappedDisk map_disk(std::vector<DiskExtent> plan, const std::filesystem::path& d
 }
 
 UniqueFd sealed_file(std::string_view contents) {
-  const UniqueFd file(system_call(kCode, "a file in memory", [&] {
-    return ::memfd_create("nixbuild", MFD_CLOEXEC);
-  }));
+  const UniqueFd file(system_call(
+      kCode, "a file in memory", [&] { return ::memfd_create("nixbuild", MFD_CLOEXEC); }));
   while (!contents.empty()) {
     const auto put = system_call(kCode, "writing a file in memory", [&] {
       return ::write(file.get(), contents.data(), contents.size());

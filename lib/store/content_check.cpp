@@ -43,8 +43,8 @@ ContentCheck::ContentCheck(const model::StoreDir& dir,
     const bool may_refer_to_itself =
         among(request.references, request.path) || among(request.scan_for, request.path);
     if (address_->hash.algorithm() != HashAlgorithm::Sha256 || may_refer_to_itself) {
-      masked_ = std::make_unique<MaskedDigest>(address_->hash.algorithm(),
-                                               request.path.hash_part());
+      masked_ =
+          std::make_unique<MaskedDigest>(address_->hash.algorithm(), request.path.hash_part());
     }
     break;
   }
@@ -87,8 +87,7 @@ void ContentCheck::check_address(const model::PathInfo& info) {
   const bool self = std::erase(others, info.path) > 0;
   std::optional<model::StorePath> expected;
   try {
-    expected = model::make_content_addressed_path(
-        dir_, info.path.name(), *address_, others, self);
+    expected = model::make_content_addressed_path(dir_, info.path.name(), *address_, others, self);
   } catch (const Error& error) {
     fail(error.message());
   }
@@ -131,16 +130,22 @@ void ContentCheck::contents(ByteView bytes) {
   next_.contents(bytes);
 }
 
-void ContentCheck::regular_end() { next_.regular_end(); }
+void ContentCheck::regular_end() {
+  next_.regular_end();
+}
 
-void ContentCheck::symlink(std::string_view target) { next_.symlink(target); }
+void ContentCheck::symlink(std::string_view target) {
+  next_.symlink(target);
+}
 
 void ContentCheck::directory() {
   ++depth_;
   next_.directory();
 }
 
-void ContentCheck::entry(std::string_view name) { next_.entry(name); }
+void ContentCheck::entry(std::string_view name) {
+  next_.entry(name);
+}
 
 void ContentCheck::directory_end() {
   --depth_;

@@ -12,8 +12,8 @@
 
 namespace nixbuild::store {
 
-/// Verifies a content address while the NAR streams by, with a second digest only where the NAR hash
-/// does not answer the question. Stands between the parser and `next`.
+/// Verifies a content address while the NAR streams by, with a second digest only where the NAR
+/// hash does not answer the question. Stands between the parser and `next`.
 class ContentCheck final : public nar::EventSink {
 public:
   /// `request` and `next` outlive the check. Error `store.content-address` for text that is no
@@ -49,7 +49,7 @@ private:
   const ImportRequest& request_;
   nar::EventSink& next_;
   std::optional<model::ContentAddress> address_;
-  std::optional<Hasher> flat_;          ///< of the root file's contents
+  std::optional<Hasher> flat_;           ///< of the root file's contents
   std::unique_ptr<MaskedDigest> masked_; ///< of the NAR without self references
   unsigned depth_ = 0;
   bool root_is_file_ = false;

@@ -18,9 +18,8 @@ void write_all(int fd, ByteView bytes, std::string_view what) {
 
 void write_all_at(int fd, std::uint64_t offset, ByteView bytes, std::string_view what) {
   while (!bytes.empty()) {
-    const auto count = disk_call(what, [&] {
-      return ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    });
+    const auto count = disk_call(
+        what, [&] { return ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset)); });
     bytes = bytes.subspan(static_cast<std::size_t>(count));
     offset += static_cast<std::uint64_t>(count);
   }
@@ -40,6 +39,7 @@ void read_exactly_at(int fd, std::uint64_t offset, MutableBytes into, std::strin
 
 std::uint64_t size_of(int fd, std::string_view what) {
   struct stat status {};
+
   disk_call(what, [&] { return ::fstat(fd, &status); });
   return static_cast<std::uint64_t>(status.st_size);
 }
@@ -69,7 +69,9 @@ void make_directories(const std::filesystem::path& dir) {
   });
 }
 
-void unlink_quietly(const std::filesystem::path& path) noexcept { ::unlink(path.c_str()); }
+void unlink_quietly(const std::filesystem::path& path) noexcept {
+  ::unlink(path.c_str());
+}
 
 void rename_file(const std::filesystem::path& from, const std::filesystem::path& to) {
   disk_call("renaming " + from.string() + " to " + to.string(),

@@ -148,7 +148,8 @@ void DraftFile::pass_on() {
 void DraftFile::write(ByteView bytes) {
   while (!bytes.empty()) {
     const auto count = std::min(bytes.size(), kBuffer - buffer_.size());
-    buffer_.insert(buffer_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count));
+    buffer_.insert(
+        buffer_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count));
     bytes = bytes.subspan(count);
     if (buffer_.size() == kBuffer) {
       pass_on();

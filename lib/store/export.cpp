@@ -6,11 +6,10 @@
 #include <nixbuild/base/error.hpp>
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
-
-#include <unistd.h>
 
 namespace nixbuild::store {
 
@@ -50,7 +49,9 @@ Export Store::open_export(AccountId account, const model::StorePath& path) {
   return Export(std::make_unique<Export::State>(std::move(*info), std::move(*open)));
 }
 
-const model::PathInfo& Export::info() const noexcept { return state_->info; }
+const model::PathInfo& Export::info() const noexcept {
+  return state_->info;
+}
 
 std::optional<segment::NarPiece> Export::next() {
   if (!state_->source) {
@@ -59,11 +60,17 @@ std::optional<segment::NarPiece> Export::next() {
   return state_->source->next();
 }
 
-int Export::data_fd() const noexcept { return state_->contents.data_fd(); }
+int Export::data_fd() const noexcept {
+  return state_->contents.data_fd();
+}
 
-std::uint64_t Export::data_bytes() const noexcept { return state_->contents.data_bytes(); }
+std::uint64_t Export::data_bytes() const noexcept {
+  return state_->contents.data_bytes();
+}
 
-const segment::Tree& Export::tree() const noexcept { return state_->tree; }
+const segment::Tree& Export::tree() const noexcept {
+  return state_->tree;
+}
 
 std::string Export::read_file(const segment::Node& file, std::uint64_t limit) const {
   if (file.size > limit) {
@@ -96,6 +103,8 @@ std::string Export::read_file(const segment::Node& file, std::uint64_t limit) co
   return contents;
 }
 
-ByteView Export::metadata() const noexcept { return state_->contents.metadata(); }
+ByteView Export::metadata() const noexcept {
+  return state_->contents.metadata();
+}
 
 } // namespace nixbuild::store

@@ -11,8 +11,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <array>
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <map>
@@ -42,6 +42,7 @@ void visit_names(const fs::path& dir, Visit&& visit) {
   struct Close {
     void operator()(DIR* open) const noexcept { ::closedir(open); }
   };
+
   const std::unique_ptr<DIR, Close> open(::opendir(dir.c_str()));
   if (!open) {
     throw_system_error("store.io", "listing " + dir.string());
@@ -86,7 +87,9 @@ private:
   DraftFile metadata_;
 };
 
-fs::path with(fs::path base, const char* extension) { return base += extension; }
+fs::path with(fs::path base, const char* extension) {
+  return base += extension;
+}
 
 UniqueFd make_draft(const fs::path& path) {
   return UniqueFd(disk_call("making " + path.string(), [&] {

@@ -252,7 +252,9 @@ namespace {
 
 /// Stands for the name of an archive whose name comes behind it. Its digest is all zeros, which no
 /// real path has.
-model::StorePath name_to_come() { return model::StorePath(Bytes(20), "name-to-come"); }
+model::StorePath name_to_come() {
+  return model::StorePath(Bytes(20), "name-to-come");
+}
 
 } // namespace
 
@@ -300,8 +302,7 @@ std::size_t Import::feed(ByteView bytes) {
 }
 
 bool Import::complete() const noexcept {
-  return state_->reader ? state_->reader->finished()
-                        : state_->taken == state_->request.nar_size;
+  return state_->reader ? state_->reader->finished() : state_->taken == state_->request.nar_size;
 }
 
 model::PathInfo Import::seal() {

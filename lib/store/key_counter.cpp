@@ -42,7 +42,8 @@ std::size_t KeyCounter::find(const PathKey& key) const noexcept {
 }
 
 void KeyCounter::grow() {
-  const auto old = std::exchange(slots_, std::vector<Slot>(slots_.empty() ? 16 : slots_.size() * 2));
+  const auto old =
+      std::exchange(slots_, std::vector<Slot>(slots_.empty() ? 16 : slots_.size() * 2));
   for (const auto& slot : old) {
     if (slot.count > 0) {
       slots_[find(slot.key)] = slot;

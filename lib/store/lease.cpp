@@ -32,7 +32,9 @@ Lease Store::lease(AccountId account) {
   return lease;
 }
 
-void Lease::add(const model::StorePath& path) { add({&path, 1}); }
+void Lease::add(const model::StorePath& path) {
+  add({&path, 1});
+}
 
 void Lease::add(std::span<const model::StorePath> paths) {
   if (!state_) {

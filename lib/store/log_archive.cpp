@@ -81,8 +81,8 @@ void write_log_archive(int plain, int archive) {
     if (count == 0) {
       break;
     }
-    const auto size = checked(ZSTD_compressCCtx(
-        context.get(), frame.data(), frame.size(), text.data(), count, kLevel));
+    const auto size = checked(
+        ZSTD_compressCCtx(context.get(), frame.data(), frame.size(), text.data(), count, kLevel));
     write_all(archive, ByteView(frame).first(size), "writing a compressed log");
     put_u32(table, size);
     put_u32(table, count);
@@ -107,8 +107,7 @@ std::string read_log_archive(int archive, std::uint64_t offset, std::size_t limi
   }
   read_exactly_at(archive, size - kFooterBytes, footer, "reading a compressed log");
   const std::uint64_t table_bytes = std::uint64_t{get_u32(footer, 0)} * kEntryBytes;
-  if (get_u32(footer, 5) != kSeekableMagic ||
-      table_bytes > size - kHeaderBytes - kFooterBytes) {
+  if (get_u32(footer, 5) != kSeekableMagic || table_bytes > size - kHeaderBytes - kFooterBytes) {
     throw_corrupt("no seek table");
   }
   Bytes table(static_cast<std::size_t>(table_bytes));

@@ -10,10 +10,10 @@
 
 namespace nixbuild::store {
 
-/// Digest of a stream in which each occurrence of a path's own hash part counts as 32 zero bytes, in
-/// both forms that Nix versions use: with and without the occurrences' offsets (`|` and a decimal
-/// number each) appended. Constant memory but for 8 bytes an occurrence, at most 8 MiB. Source:
-/// protocol facts 4.8.
+/// Digest of a stream in which each occurrence of a path's own hash part counts as 32 zero bytes,
+/// in both forms that Nix versions use: with and without the occurrences' offsets (`|` and a
+/// decimal number each) appended. Constant memory but for 8 bytes an occurrence, at most 8 MiB.
+/// Source: protocol facts 4.8.
 class MaskedDigest {
 public:
   static constexpr std::size_t kMostOccurrences = 1024 * 1024;

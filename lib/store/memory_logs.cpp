@@ -56,6 +56,8 @@ private:
 
 } // namespace
 
-std::unique_ptr<LogStore> make_memory_logs() { return std::make_unique<MemoryLogs>(); }
+std::unique_ptr<LogStore> make_memory_logs() {
+  return std::make_unique<MemoryLogs>();
+}
 
 } // namespace nixbuild::store

@@ -265,6 +265,8 @@ private:
 
 } // namespace
 
-std::unique_ptr<MetadataDb> make_memory_metadata() { return std::make_unique<MemoryMetadata>(); }
+std::unique_ptr<MetadataDb> make_memory_metadata() {
+  return std::make_unique<MemoryMetadata>();
+}
 
 } // namespace nixbuild::store

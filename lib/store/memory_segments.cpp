@@ -17,9 +17,8 @@ namespace nixbuild::store {
 namespace {
 
 UniqueFd make_memory_file() {
-  return UniqueFd(disk_call("making a file in memory", [] {
-    return ::memfd_create("nixbuild-segment", MFD_CLOEXEC);
-  }));
+  return UniqueFd(disk_call("making a file in memory",
+                            [] { return ::memfd_create("nixbuild-segment", MFD_CLOEXEC); }));
 }
 
 /// A second, read-only open file of a memory file.
@@ -51,8 +50,7 @@ public:
       data_.finish();
       metadata_.finish();
       const std::lock_guard lock(store_.mutex_);
-      store_.blobs_.try_emplace(nar_hash,
-                                Blobs{std::move(metadata_.fd()), std::move(data_.fd())});
+      store_.blobs_.try_emplace(nar_hash, Blobs{std::move(metadata_.fd()), std::move(data_.fd())});
     }
 
   private:

@@ -9,11 +9,12 @@
 namespace nixbuild::store {
 
 void check_account_name(std::string_view name) {
-  const auto alphanumeric = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
-  const bool good = !name.empty() && name.size() <= 63 && alphanumeric(name.front()) &&
-                    std::all_of(name.begin(), name.end(), [&](char c) {
-                      return alphanumeric(c) || c == '-';
-                    });
+  const auto alphanumeric = [](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+  };
+  const bool good =
+      !name.empty() && name.size() <= 63 && alphanumeric(name.front()) &&
+      std::all_of(name.begin(), name.end(), [&](char c) { return alphanumeric(c) || c == '-'; });
   if (!good) {
     throw Error(Reaction::Reject,
                 "account.name",

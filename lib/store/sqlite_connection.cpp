@@ -63,7 +63,9 @@ void Connection::CloseStatement::operator()(sqlite3_stmt* statement) const noexc
   sqlite3_finalize(statement);
 }
 
-void Connection::fail(int code) const { throw_sqlite(code, sqlite3_errmsg(db_)); }
+void Connection::fail(int code) const {
+  throw_sqlite(code, sqlite3_errmsg(db_));
+}
 
 void Connection::execute(const char* sql) {
   const int code = sqlite3_exec(db_, sql, nullptr, nullptr, nullptr);
@@ -72,11 +74,17 @@ void Connection::execute(const char* sql) {
   }
 }
 
-bool Connection::idle() const noexcept { return sqlite3_get_autocommit(db_) != 0; }
+bool Connection::idle() const noexcept {
+  return sqlite3_get_autocommit(db_) != 0;
+}
 
-std::int64_t Connection::last_row() const noexcept { return sqlite3_last_insert_rowid(db_); }
+std::int64_t Connection::last_row() const noexcept {
+  return sqlite3_last_insert_rowid(db_);
+}
 
-std::int64_t Connection::changes() const noexcept { return sqlite3_changes64(db_); }
+std::int64_t Connection::changes() const noexcept {
+  return sqlite3_changes64(db_);
+}
 
 sqlite3_stmt* Connection::statement(const char* sql) {
   auto& cached = statements_[sql];
@@ -94,7 +102,9 @@ sqlite3_stmt* Connection::statement(const char* sql) {
 Query::Query(Connection& connection, const char* sql)
     : connection_(connection), statement_(connection.statement(sql)) {}
 
-Query::~Query() { sqlite3_reset(statement_); }
+Query::~Query() {
+  sqlite3_reset(statement_);
+}
 
 void Query::check(int code) const {
   if (code != SQLITE_OK) {
@@ -140,9 +150,13 @@ void Query::run() {
   reset();
 }
 
-void Query::reset() { sqlite3_reset(statement_); }
+void Query::reset() {
+  sqlite3_reset(statement_);
+}
 
-std::int64_t Query::integer(int column) const { return sqlite3_column_int64(statement_, column); }
+std::int64_t Query::integer(int column) const {
+  return sqlite3_column_int64(statement_, column);
+}
 
 std::string_view Query::text(int column) const {
   const auto* bytes = sqlite3_column_text(statement_, column);

@@ -40,8 +40,10 @@ private:
 
     Loan(ReaderPool& from, std::unique_ptr<Connection> lent)
         : pool(from), connection(std::move(lent)) {}
+
     Loan(const Loan&) = delete;
     Loan& operator=(const Loan&) = delete;
+
     // Runs while the transaction has been ended already: Snapshot is declared after the loan.
     ~Loan() { pool.give_back(connection.release()); }
   };
@@ -76,7 +78,9 @@ private:
   std::vector<std::unique_ptr<Connection>> idle_;
 };
 
-constexpr std::int64_t to_sql(std::uint64_t value) { return static_cast<std::int64_t>(value); }
+constexpr std::int64_t to_sql(std::uint64_t value) {
+  return static_cast<std::int64_t>(value);
+}
 
 constexpr const char* kSelectBuilds =
     "select id, account, derivation, platform, status, error, created_us, started_us, stopped_us, "
@@ -253,9 +257,8 @@ public:
   void add_signatures(AccountId account,
                       const model::StorePath& path,
                       std::span<const std::string> signatures) override {
-    writer_.write([&](Connection& connection) {
-      update_signatures(connection, account, path, signatures);
-    });
+    writer_.write(
+        [&](Connection& connection) { update_signatures(connection, account, path, signatures); });
   }
 
   void remove_paths(AccountId account, std::span<const model::StorePath> paths) override {

@@ -39,8 +39,7 @@ std::size_t place_of_row(std::int64_t row) {
   return static_cast<std::size_t>(row);
 }
 
-constexpr const char* kSelectId =
-    "select id from Paths where account = ? and key = ? and name = ?";
+constexpr const char* kSelectId = "select id from Paths where account = ? and key = ? and name = ?";
 
 std::optional<std::int64_t>
 find_id(Query& query, AccountId account, const PathKey& key, std::string_view name) {
@@ -116,8 +115,12 @@ std::string join(const std::vector<std::string>& parts) {
 
 /// All of a path's row but its references.
 model::PathInfo info_of_row(const Query& query, const model::StorePath& path) {
-  model::PathInfo info{.path = path, .deriver = {}, .nar_hash = {}, .references = {},
-                       .signatures = {}, .content_address = {}};
+  model::PathInfo info{.path = path,
+                       .deriver = {},
+                       .nar_hash = {},
+                       .references = {},
+                       .signatures = {},
+                       .content_address = {}};
   info.nar_hash = Hash(HashAlgorithm::Sha256, query.blob(1));
   info.nar_size = static_cast<std::uint64_t>(query.integer(2));
   info.registration_time = query.integer(3);
@@ -135,16 +138,21 @@ model::PathInfo info_of_row(const Query& query, const model::StorePath& path) {
 } // namespace
 
 bool RowNames::knows(std::int64_t row) const noexcept {
-  const auto at = static_cast<std::size_t>(row);
-  return at < places_.size() && places_[at] != 0;
+  const auto at = place_of_row(row);
+  const auto page = at / kPage;
+  return page < places_.size() && places_[page] && (*places_[page])[at % kPage] != 0;
 }
 
 void RowNames::set_place(std::int64_t row, std::size_t name_bytes) {
   const auto at = place_of_row(row);
-  if (at >= places_.size()) {
-    places_.resize(std::max(at + 1, places_.size() * 2));
+  const auto page = at / kPage;
+  if (page >= places_.size()) {
+    places_.resize(page + 1);
   }
-  places_[at] = static_cast<std::uint32_t>(names_.size() + 1);
+  if (!places_[page]) {
+    places_[page] = std::make_unique<Page>();
+  }
+  (*places_[page])[at % kPage] = static_cast<std::uint32_t>(names_.size() + 1);
   names_.push_back(static_cast<char>(name_bytes));
   ++count_;
 }
@@ -173,14 +181,14 @@ void RowNames::learn(Connection& connection, const std::vector<std::int64_t>& ro
 }
 
 model::StorePath RowNames::path(std::int64_t row) const {
-  const std::size_t at = places_.at(place_of_row(row)) - 1;
+  const auto place = place_of_row(row);
+  const std::size_t at = (*places_.at(place / kPage))[place % kPage] - 1;
   const auto size = static_cast<unsigned char>(names_[at]);
   return model::StorePath::parse(std::string_view(names_).substr(at + 1, size));
 }
 
-model::StorePaths select_valid(Connection& connection,
-                               AccountId account,
-                               std::span<const model::StorePath> paths) {
+model::StorePaths
+select_valid(Connection& connection, AccountId account, std::span<const model::StorePath> paths) {
   std::vector<bool> valid(paths.size());
   Query query(connection, kSelectId);
   std::size_t count = 0;
@@ -210,6 +218,7 @@ void select_infos(Connection& connection,
     std::size_t first_reference;
     std::size_t last_reference;
   };
+
   std::vector<Found> found;
   std::vector<std::size_t> order(paths.size(), paths.size()); // index in the question → in `found`
   std::vector<std::int64_t> references;
@@ -252,9 +261,8 @@ void select_infos(Connection& connection,
   }
 }
 
-model::StorePaths select_closure(Connection& connection,
-                                 AccountId account,
-                                 std::span<const model::StorePath> roots) {
+model::StorePaths
+select_closure(Connection& connection, AccountId account, std::span<const model::StorePath> roots) {
   RowSet seen;
   std::vector<std::int64_t> rows;
   std::vector<std::int64_t> level;
@@ -401,7 +409,9 @@ void insert_paths(Connection& connection,
   for (std::size_t i = 0; i < infos.size(); ++i) {
     asked.push_back({key_of(infos[i].path), i});
   }
-  const auto before = [](const Asked& a, const Asked& b) { return a.key < b.key; };
+  const auto before = [](const Asked& a, const Asked& b) {
+    return a.key < b.key;
+  };
   std::stable_sort(asked.begin(), asked.end(), before);
   std::vector<Row> rows(infos.size());
   for (const auto& [key, index] : asked) {

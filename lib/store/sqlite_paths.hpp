@@ -5,7 +5,9 @@
 
 #include <nixbuild/store/metadata_db.hpp>
 
+#include <array>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -15,9 +17,8 @@
 /// in key order, which touches each page of the database once.
 namespace nixbuild::store {
 
-[[nodiscard]] model::StorePaths select_valid(Connection& connection,
-                                             AccountId account,
-                                             std::span<const model::StorePath> paths);
+[[nodiscard]] model::StorePaths
+select_valid(Connection& connection, AccountId account, std::span<const model::StorePath> paths);
 
 /// Base names by row number, kept while a long question is answered in pieces: about 64 bytes each,
 /// at most kMost of them.
@@ -37,21 +38,24 @@ private:
   [[nodiscard]] bool knows(std::int64_t row) const noexcept;
   void set_place(std::int64_t row, std::size_t name_bytes);
 
-  std::vector<std::uint32_t> places_; ///< row → 1 + offset in `names_`; 0: not known
-  std::string names_;                 ///< one byte of length and the base name each
+  /// Row → 1 + offset in `names_`; 0: not known. In pages, so that a question about few paths of a
+  /// large database does not pay for all rows.
+  static constexpr std::size_t kPage = 1024;
+  using Page = std::array<std::uint32_t, kPage>;
+  std::vector<std::unique_ptr<Page>> places_;
+  std::string names_; ///< one byte of length and the base name each
   std::size_t count_ = 0;
 };
 
-/// Calls `visit` for the valid ones among `paths`, in the order asked. Memory: about 1 KiB a path, so
-/// callers ask in pieces.
+/// Calls `visit` for the valid ones among `paths`, in the order asked. Memory: about 1 KiB a path,
+/// so callers ask in pieces.
 void select_infos(Connection& connection,
                   AccountId account,
                   std::span<const model::StorePath> paths,
                   RowNames& names,
                   const std::function<void(const model::PathInfo&)>& visit);
-[[nodiscard]] model::StorePaths select_closure(Connection& connection,
-                                               AccountId account,
-                                               std::span<const model::StorePath> roots);
+[[nodiscard]] model::StorePaths
+select_closure(Connection& connection, AccountId account, std::span<const model::StorePath> roots);
 [[nodiscard]] model::StorePaths select_all(Connection& connection, AccountId account);
 [[nodiscard]] std::optional<model::StorePath>
 select_by_key(Connection& connection, AccountId account, const PathKey& key);

@@ -18,9 +18,13 @@ Store::Store(MetadataDb& db, SegmentStore& segments, const Clock& clock, model::
 
 Store::~Store() = default;
 
-const model::StoreDir& Store::dir() const noexcept { return state_->dir; }
+const model::StoreDir& Store::dir() const noexcept {
+  return state_->dir;
+}
 
-MetadataDb& Store::db() noexcept { return state_->db; }
+MetadataDb& Store::db() noexcept {
+  return state_->db;
+}
 
 namespace {
 
@@ -98,11 +102,13 @@ void Store::commit(AccountId account, std::span<const model::PathInfo> infos) {
 
 GcResult Store::collect_garbage(AccountId account, std::span<const model::StorePath> roots) {
   const std::lock_guard one(state_->collection);
+
   struct Ended {
     StoreState& state;
 
     ~Ended() { state.end_collection(); }
   };
+
   const auto needed = state_->begin_collection(account);
   const Ended ended{*state_};
 

@@ -33,8 +33,8 @@ struct StoreState {
 
   void hold(AccountId account, const PathKey& key);
   void release(AccountId account, const PathKey& key);
-  /// A sealed path: kept together with its references and its contents until `unseal` or for an hour
-  /// (whoever sealed it may be gone).
+  /// A sealed path: kept together with its references and its contents until `unseal` or for an
+  /// hour (whoever sealed it may be gone).
   void seal(AccountId account, const model::PathInfo& info);
   void unseal(AccountId account, const model::PathInfo& info);
   /// True when it is sealed for some account or claimed.
@@ -58,6 +58,7 @@ private:
     MonotonicTime last;
     std::vector<PathKey> references;
   };
+
   using SealedKey = std::tuple<AccountId, PathKey, Hash>;
 
   void note(AccountId account, const PathKey& key);

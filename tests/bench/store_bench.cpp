@@ -1,5 +1,5 @@
-// Speed of the store over SQLite and files, below the directory that TMPDIR names. The CPU column is
-// that of the whole process, threads included.
+// Speed of the store over SQLite and files, below the directory that TMPDIR names. The CPU column
+// is that of the whole process, threads included.
 
 #include <nixbuild/base/digest.hpp>
 #include <nixbuild/base/error.hpp>

@@ -22,6 +22,12 @@ struct Outcome {
   bool operator==(const Outcome&) const = default;
 };
 
+void require(bool holds) {
+  if (!holds) {
+    std::abort();
+  }
+}
+
 template <class Feed>
 Outcome run(ByteView bytes, std::size_t cut, Feed&& feed) {
   Outcome outcome;
@@ -33,14 +39,9 @@ Outcome run(ByteView bytes, std::size_t cut, Feed&& feed) {
     }
   } catch (const Error& error) {
     outcome.code = error.code();
+    require(outcome.code == "sandbox.protocol");
   }
   return outcome;
-}
-
-void require(bool holds) {
-  if (!holds) {
-    std::abort();
-  }
 }
 
 /// Frames of one direction: all that is decoded is encoded again.
@@ -107,8 +108,8 @@ void compare(ByteView bytes, std::size_t cut, unsigned stream) {
     break;
   }
   default:
-    // Answers are given earlier where the pieces are smaller, so only the verdict is the same.
-    require(run_session(bytes, whole).code == run_session(bytes, whole).code);
+    // The host answers earlier where the pieces are smaller, so the verdicts may differ.
+    run_session(bytes, whole);
     run_session(bytes, cut);
     break;
   }

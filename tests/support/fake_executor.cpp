@@ -21,7 +21,9 @@ class FakeExecution final : public sandbox::Execution {
 public:
   FakeExecution(asio::any_io_executor executor, FakeBuild build, std::shared_ptr<FakeRun> run)
       : timer_(std::move(executor)), build_(std::move(build)), run_(std::move(run)) {}
+
   ~FakeExecution() override { run_->cancelled = run_->cancelled || !run_->finished; }
+
   FakeExecution(const FakeExecution&) = delete;
   FakeExecution& operator=(const FakeExecution&) = delete;
 

@@ -21,6 +21,7 @@ struct FakeBuild {
     std::string log;
     std::chrono::milliseconds before{0}; ///< silence before it
   };
+
   std::vector<Piece> log;
   std::chrono::milliseconds before_exit{0};
   /// `outputs` of it is filled in from `nars` where it is empty: present where a NAR is not empty.
@@ -51,6 +52,7 @@ public:
   FakeExecutor(boost::asio::any_io_executor executor, Script script);
 
   aio::Task<std::unique_ptr<sandbox::Execution>> start(sandbox::ExecutionPlan plan) override;
+
   [[nodiscard]] std::string accelerator() const override { return "fake"; }
 
   /// Every start so far, in order. Shared with the executions, which may outlive this object.

@@ -2,10 +2,12 @@
 
 #include <nixbuild/base/error.hpp>
 
+#include <stdlib.h>
+
+#include <chrono>
 #include <filesystem>
 #include <string>
-
-#include <stdlib.h>
+#include <thread>
 
 namespace nixbuild::tests {
 
@@ -19,10 +21,19 @@ public:
     }
     path_ = name;
   }
+
   ~ScratchFolder() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
+    // Processes that are about to end may still take files away at the same time.
+    std::error_code error;
+    for (int i = 0; i < 100; ++i) {
+      std::filesystem::remove_all(path_, error);
+      if (!error) {
+        return;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    }
   }
+
   ScratchFolder(const ScratchFolder&) = delete;
   ScratchFolder& operator=(const ScratchFolder&) = delete;
 

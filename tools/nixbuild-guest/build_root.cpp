@@ -40,6 +40,7 @@ void mount_scratch(std::uint64_t size) {
   }
   if (size == 0) {
     struct sysinfo info {};
+
     ::sysinfo(&info);
     size = info.totalram * info.mem_unit / 2;
   }
@@ -47,8 +48,8 @@ void mount_scratch(std::uint64_t size) {
            kScratch,
            "tmpfs",
            MS_NOSUID | MS_NOATIME,
-           "mode=0755,size=" + std::to_string(size) +
-               ",nr_inodes=" + std::to_string(std::max<std::uint64_t>(size / kBytesPerInode, 4096)));
+           "mode=0755,size=" + std::to_string(size) + ",nr_inodes=" +
+               std::to_string(std::max<std::uint64_t>(size / kBytesPerInode, 4096)));
 }
 
 void make_device(const std::string& path, unsigned major_number, unsigned minor_number) {
@@ -70,7 +71,9 @@ void make_devices(const std::string& dev) {
   make_device(dev + "/tty", 5, 0);
   make_device(dev + "/urandom", 1, 9);
   make_device(dev + "/zero", 1, 5);
+
   struct stat info {};
+
   if (::stat("/dev/kvm", &info) == 0) {
     make_device(dev + "/kvm", major(info.st_rdev), minor(info.st_rdev));
   }
@@ -93,12 +96,9 @@ void make_settings(const std::string& etc, const sandbox::GuestJob& job) {
                  ":Nix build user:" + home + ":/noshell\n" +
                  "nobody:x:65534:65534:Nobody:/:/noshell\n",
              0644);
-  write_file(etc + "/group",
-             "root:x:0:\nnixbld:!:" + gid + ":\nnogroup:x:65534:\n",
-             0644);
-  write_file(etc + "/hosts",
-             job.hosts.empty() ? "127.0.0.1 localhost\n::1 localhost\n" : job.hosts,
-             0644);
+  write_file(etc + "/group", "root:x:0:\nnixbld:!:" + gid + ":\nnogroup:x:65534:\n", 0644);
+  write_file(
+      etc + "/hosts", job.hosts.empty() ? "127.0.0.1 localhost\n::1 localhost\n" : job.hosts, 0644);
   if (job.network) {
     write_file(etc + "/nsswitch.conf", "hosts: files dns\nservices: files\n", 0644);
   }
@@ -120,7 +120,9 @@ void make_shell(const std::string& bin, int initramfs) {
 /// Inputs below, everything that is written above.
 void mount_store(const std::string& store, const sandbox::GuestJob& job) {
   const auto lower = kInputs + job.store_dir;
+
   struct stat info {};
+
   if (::stat(lower.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
     throw Error(Reaction::Internal, "guest.inputs", "the inputs' disk has no " + job.store_dir);
   }

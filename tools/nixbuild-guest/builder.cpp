@@ -55,9 +55,8 @@ Pty open_pty(const sandbox::GuestJob& job) {
   system_call(kCode, "a pty", [&] {
     return ::ptsname_r(pty.master.get(), name.data(), name.size()) == 0 ? 0 : -1;
   });
-  pty.slave = UniqueFd(system_call(kCode, name.data(), [&] {
-    return ::open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC);
-  }));
+  pty.slave = UniqueFd(system_call(
+      kCode, name.data(), [&] { return ::open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC); }));
   termios raw{};
   system_call(kCode, name.data(), [&] { return ::tcgetattr(pty.slave.get(), &raw); });
   ::cfmakeraw(&raw);
@@ -119,9 +118,8 @@ void name_machine() {
   constexpr std::string_view host = "localhost";
   constexpr std::string_view domain = "(none)";
   system_call(kCode, "the host name", [&] { return ::sethostname(host.data(), host.size()); });
-  system_call(kCode, "the domain name", [&] {
-    return ::setdomainname(domain.data(), domain.size());
-  });
+  system_call(
+      kCode, "the domain name", [&] { return ::setdomainname(domain.data(), domain.size()); });
 }
 
 void place(int from, int to) {
@@ -140,19 +138,16 @@ void place(int from, int to) {
   throw_system_error(kCode, "executing '" + job.builder + "'");
 }
 
-[[noreturn]] void run_child(const sandbox::GuestJob& job,
-                            const std::string& root,
-                            UniqueFd slave,
-                            UniqueFd talk) {
+[[noreturn]] void
+run_child(const sandbox::GuestJob& job, const std::string& root, UniqueFd slave, UniqueFd talk) {
   try {
     if (!job.network) {
       raise_loopback();
     }
     name_machine();
     enter_build_root(root);
-    const UniqueFd null(system_call(kCode, "/dev/null", [] {
-      return ::open("/dev/null", O_RDONLY | O_CLOEXEC);
-    }));
+    const UniqueFd null(
+        system_call(kCode, "/dev/null", [] { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }));
     system_call(kCode, "setsid", [] { return ::setsid(); });
     prepare_process(job);
     place(null.get(), STDIN_FILENO);

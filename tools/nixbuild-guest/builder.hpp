@@ -12,7 +12,7 @@ namespace nixbuild::guest {
 
 struct Builder {
   pid_t pid = -1;
-  UniqueFd terminal; ///< master of its pty, non-blocking
+  UniqueFd terminal;   ///< master of its pty, non-blocking
   std::string failure; ///< why it does not run; empty: it does
 };
 

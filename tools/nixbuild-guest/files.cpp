@@ -51,6 +51,7 @@ void make_folder(const std::string& path, mode_t mode, uid_t owner, gid_t group)
 
 void make_folders(const std::string& path) {
   struct stat info {};
+
   if (path.empty() || ::stat(path.c_str(), &info) == 0) {
     return;
   }
@@ -66,15 +67,15 @@ void mount_at(const char* source,
   const auto what =
       std::string("mounting ") + (type == nullptr ? "" : type) + " on '" + target + "'";
   system_call(kCode, what, [&] {
-    return ::mount(source, target.c_str(), type, flags, options.empty() ? nullptr : options.c_str());
+    return ::mount(
+        source, target.c_str(), type, flags, options.empty() ? nullptr : options.c_str());
   });
 }
 
 void write_all(int fd, ByteView bytes) {
   while (!bytes.empty()) {
-    const auto put = system_call(kCode, "writing", [&] {
-      return ::write(fd, bytes.data(), bytes.size());
-    });
+    const auto put =
+        system_call(kCode, "writing", [&] { return ::write(fd, bytes.data(), bytes.size()); });
     bytes = bytes.subspan(static_cast<std::size_t>(put));
   }
 }

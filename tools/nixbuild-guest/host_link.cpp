@@ -39,9 +39,8 @@ std::optional<sandbox::guest::ToGuest> HostLink::poll() {
 
 void HostLink::read_some() {
   std::array<std::uint8_t, 64 * kKiB> piece;
-  const auto got = system_call(kCode, "the control port", [&] {
-    return ::read(port_.get(), piece.data(), piece.size());
-  });
+  const auto got = system_call(
+      kCode, "the control port", [&] { return ::read(port_.get(), piece.data(), piece.size()); });
   if (got == 0) {
     // Nobody is left to work for.
     power_off();

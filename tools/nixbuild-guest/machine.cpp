@@ -63,9 +63,8 @@ bool host_is_connected(int port) {
 } // namespace
 
 UniqueFd enter_memory_root() {
-  UniqueFd initramfs(system_call(kCode, "/", [] {
-    return ::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC);
-  }));
+  UniqueFd initramfs(
+      system_call(kCode, "/", [] { return ::open("/", O_PATH | O_DIRECTORY | O_CLOEXEC); }));
   // The initramfs itself cannot be pivoted away from; what is mounted over it can.
   mount_at("root", "/run", "tmpfs", MS_NOSUID, "mode=0755,size=1m");
   system_call(kCode, "/run", [] { return ::chdir("/run"); });

@@ -125,8 +125,8 @@ int main() {
     say_to_kernel(std::string("nixbuild-guest: ") + error.what());
     try {
       if (host) {
-        host->send(sandbox::guest::Failure{
-            std::string(error.what()).substr(0, sandbox::guest::kMaxText)});
+        host->send(
+            sandbox::guest::Failure{std::string(error.what()).substr(0, sandbox::guest::kMaxText)});
         // The machine ends with the host's answer; a host that gives none is not waited for.
         ::alarm(static_cast<unsigned>(kLastWords.count()));
         ::signal(SIGALRM, [](int) { power_off(); });

@@ -19,9 +19,8 @@ namespace nixbuild::guest {
 namespace {
 
 UniqueFd open_socket() {
-  return UniqueFd(system_call(kCode, "socket", [] {
-    return ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  }));
+  return UniqueFd(
+      system_call(kCode, "socket", [] { return ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0); }));
 }
 
 ifreq request_for(const std::string& name) {
@@ -48,7 +47,9 @@ void raise(int socket, const std::string& name) {
 
 } // namespace
 
-void raise_loopback() { raise(open_socket().get(), "lo"); }
+void raise_loopback() {
+  raise(open_socket().get(), "lo");
+}
 
 void raise_network() {
   std::string name;

@@ -19,6 +19,8 @@ namespace {
 
 constexpr std::size_t kFrame = 512 * kKiB;
 constexpr std::size_t kLength = 4;
+/// Pieces from this size on are frames of their own, written from where they are.
+constexpr std::size_t kDirect = 64 * kKiB;
 
 /// Cuts the archive into the frames of the output port.
 class FrameSink final : public ByteSink {
@@ -26,28 +28,47 @@ public:
   explicit FrameSink(int port) : port_(port) { frame_.reserve(kLength + kFrame); }
 
   void write(ByteView bytes) override {
+    if (bytes.size() >= kDirect) {
+      write_direct(bytes);
+      return;
+    }
     while (!bytes.empty()) {
       const auto size = std::min(bytes.size(), kLength + kFrame - frame_.size());
       frame_.insert(frame_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(size));
       bytes = bytes.subspan(size);
       if (frame_.size() == kLength + kFrame) {
-        flush();
+        flush_gathered();
       }
     }
   }
 
   void finish() {
-    if (frame_.size() > kLength) {
-      flush();
-    }
-    flush();
+    flush_gathered();
+    flush(0);
   }
 
 private:
-  void flush() {
-    const auto size = frame_.size() - kLength;
+  void write_direct(ByteView bytes) {
+    flush_gathered();
+    while (!bytes.empty()) {
+      const auto frame =
+          bytes.first(std::min(bytes.size(), std::size_t{sandbox::guest::kMaxOutputFrame}));
+      flush(frame.size());
+      write_all(port_, frame);
+      bytes = bytes.subspan(frame.size());
+    }
+  }
+
+  void flush_gathered() {
+    if (frame_.size() > kLength) {
+      flush(frame_.size() - kLength);
+    }
+  }
+
+  /// Writes what was gathered behind the length of the frame, which may be larger than that.
+  void flush(std::size_t length) {
     for (std::size_t i = 0; i < kLength; ++i) {
-      frame_[i] = static_cast<std::uint8_t>(size >> (8 * i));
+      frame_[i] = static_cast<std::uint8_t>(length >> (8 * i));
     }
     write_all(port_, frame_);
     frame_.resize(kLength);
@@ -66,9 +87,8 @@ std::string archive(const sandbox::GuestJob& job,
                     std::uint32_t index,
                     FrameSink& frames) {
   try {
-    const UniqueFd folder(system_call(kCode, store, [&] {
-      return ::open(store.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    }));
+    const UniqueFd folder(system_call(
+        kCode, store, [&] { return ::open(store.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); }));
     const auto& output = job.outputs.at(index);
     sandbox::ArchiveOptions options;
     options.shown_as = shown(job, output);
@@ -89,7 +109,9 @@ std::vector<sandbox::GuestOutputState> output_states(const sandbox::GuestJob& jo
   std::vector<sandbox::GuestOutputState> states;
   for (const auto& output : job.outputs) {
     sandbox::GuestOutputState state;
+
     struct stat info {};
+
     if (::lstat((store + "/" + output.store_name).c_str(), &info) == 0) {
       state.present = true;
       const bool link = S_ISLNK(info.st_mode);

@@ -42,7 +42,9 @@ std::uint64_t number_in(const std::string& text, std::string_view name) {
   return 0;
 }
 
-std::uint64_t out_of_memory_kills() { return number_in(read_file("/proc/vmstat"), "oom_kill "); }
+std::uint64_t out_of_memory_kills() {
+  return number_in(read_file("/proc/vmstat"), "oom_kill ");
+}
 
 /// Memory that cannot be given back without a loss: page cache of files does not count, what a
 /// build has written to the scratch memory does. That is what a machine has to be sized for.
@@ -57,7 +59,9 @@ public:
   }
 
 private:
-  static std::uint64_t available() { return number_in(read_file("/proc/meminfo"), "MemAvailable:"); }
+  static std::uint64_t available() {
+    return number_in(read_file("/proc/meminfo"), "MemAvailable:");
+  }
 
   std::uint64_t before_;
   std::uint64_t least_ = before_;
@@ -115,7 +119,8 @@ void check_host(HostLink& host) {
     if (std::holds_alternative<sandbox::guest::PowerOff>(*message)) {
       power_off();
     }
-    throw Error(Reaction::Internal, "guest.host", "the host asked for something while a build runs");
+    throw Error(
+        Reaction::Internal, "guest.host", "the host asked for something while a build runs");
   }
 }
 

@@ -5,12 +5,12 @@
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/runner.hpp>
 
+#include <unistd.h>
+
 #include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <string_view>
-
-#include <unistd.h>
 
 namespace {
 

@@ -93,12 +93,28 @@ private:
     }
   }
 
+  /// Calls a system call on the socket; its end is the end of the session, which the daemon has
+  /// explained on standard error. Its status says what kind of failure it was.
+  template <class Call>
+  std::size_t transfer(Call call) {
+    const auto count = call();
+    if (count > 0) {
+      return static_cast<std::size_t>(count);
+    }
+    if (count < 0 && errno == EINTR) {
+      return 0;
+    }
+    if (count < 0 && errno != EPIPE && errno != ECONNRESET) {
+      throw_system_error("run.session", "talking to the daemon");
+    }
+    ended_with_ = end();
+    throw Error(Reaction::Disconnected, "run.session", "the daemon ended the session");
+  }
+
   void send(std::string_view bytes) {
     while (!bytes.empty()) {
-      const auto count = system_call("run.session", "talking to the daemon", [&] {
-        return ::send(own_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
-      });
-      bytes.remove_prefix(static_cast<std::size_t>(count));
+      bytes.remove_prefix(
+          transfer([&] { return ::send(own_.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL); }));
     }
   }
 
@@ -109,15 +125,9 @@ private:
       if (auto value = read()) {
         return std::move(*value);
       }
-      const auto count = system_call("run.session", "listening to the daemon", [&] {
-        return ::recv(own_.get(), buffer.data(), buffer.size(), 0);
-      });
-      if (count == 0) {
-        // It has said why on standard error; its status says what kind of failure it was.
-        ended_with_ = end();
-        throw Error(Reaction::Disconnected, "run.session", "the daemon ended the session");
-      }
-      replies_.feed(ByteView(buffer).first(static_cast<std::size_t>(count)));
+      const auto count =
+          transfer([&] { return ::recv(own_.get(), buffer.data(), buffer.size(), 0); });
+      replies_.feed(ByteView(buffer).first(count));
     }
   }
 
@@ -150,6 +160,9 @@ public:
     const UniqueFd null(::open("/dev/null", O_RDWR | O_CLOEXEC));
     place(null.get());
     ::dup2(standard_output_.get(), STDOUT_FILENO);
+  }
+
+  void greet() {
     std::string hello;
     serve::write_client_hello(hello);
     send(hello);
@@ -202,13 +215,14 @@ void expect_inputs(Session& session,
       throw Error(
           Reaction::NotFound,
           "run.missing-input",
-          fmt::format("the input {} is not in the store of account '{}' ({} of {} are missing); "
-                      "bring it there: nix copy --to 'ssh://HOST?remote-program=nixbuild-serve' {}",
-                      path,
-                      globals.account,
-                      inputs.size() - valid.size(),
-                      inputs.size(),
-                      path));
+          fmt::format(
+              "the input {} is not in the store of account '{}' ({} of {} are missing); "
+              "bring it there: nix copy --to 'ssh://localhost?remote-program=nixbuild-serve' {}",
+              path,
+              globals.account,
+              inputs.size() - valid.size(),
+              inputs.size(),
+              path));
     }
   }
 }
@@ -275,6 +289,7 @@ int run_derivation(const Globals& globals, const server::Command& command) {
   request.options.max_silent_time = std::chrono::seconds(command.number("--max-silent-time", 0));
   Session session(globals, dir);
   try {
+    session.greet();
     expect_inputs(session, globals, dir, derivation.input_sources);
     const auto result = session.build(std::move(request));
     session.end();

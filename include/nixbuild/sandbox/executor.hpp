@@ -24,7 +24,8 @@ struct DiskExtent {
 
 /// One build, ready to run on one machine.
 struct ExecutionPlan {
-  std::string id; ///< of the build attempt, never used again; names the run directory; `[0-9a-zA-Z-]{1,64}`
+  std::string
+      id; ///< of the build attempt, never used again; names the run directory; `[0-9a-zA-Z-]{1,64}`
   unsigned cpus = 1;
   std::uint64_t memory_bytes = 512 * kMiB;
   GuestJob job;
@@ -49,6 +50,13 @@ struct BuilderExited {
 
 using ExecutionEvent = std::variant<LogChunk, PhaseBegan, BuilderExited>;
 
+/// What the machine of a build took from its host, all processes of the emulator together.
+struct MachineUsage {
+  std::uint64_t peak_rss_bytes = 0;
+  std::chrono::microseconds cpu_user{0};
+  std::chrono::microseconds cpu_system{0};
+};
+
 /// A running build. Used from one strand. Destroying it kills the build and waits for nothing.
 class Execution {
 public:
@@ -67,6 +75,10 @@ public:
 
   /// Lets the VM go down and waits for it, at most a few seconds; then kills it.
   virtual aio::Task<void> finish() = 0;
+
+  /// Known after finish; zeros where the backend does not measure or the machine was killed.
+  [[nodiscard]] virtual MachineUsage usage() const { return {}; }
+
   /// Kills the VM at once; pending calls end with `sandbox.cancelled`.
   virtual void cancel() noexcept = 0;
 };

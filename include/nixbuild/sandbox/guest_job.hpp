@@ -42,10 +42,11 @@ struct GuestJob {
   std::vector<GuestOutput> outputs;
   std::uint32_t uid = 1000;
   std::uint32_t gid = 100;
-  bool linux32 = false;   ///< personality PER_LINUX32
-  bool network = false;   ///< fixed-output: a network device is there and is brought up
-  std::uint64_t scratch_bytes = 0; ///< size of the tmpfs or scratch disk that takes all writes; 0: half of memory
-  std::string hosts;       ///< contents of /etc/hosts
+  bool linux32 = false; ///< personality PER_LINUX32
+  bool network = false; ///< fixed-output: a network device is there and is brought up
+  std::uint64_t scratch_bytes =
+      0;             ///< size of the tmpfs or scratch disk that takes all writes; 0: half of memory
+  std::string hosts; ///< contents of /etc/hosts
   std::string resolv_conf; ///< contents of /etc/resolv.conf; empty: no such file
   bool probe_only = false; ///< answer and power off: used to measure a boot
 
@@ -55,8 +56,9 @@ struct GuestJob {
 /// How one output looks after the builder has ended, as the guest says (never trusted).
 struct GuestOutputState {
   bool present = false;
-  bool suspicious = false; ///< group- or world-writable top level that is no symlink, or foreign owner
-  std::string problem;     ///< empty, or why it cannot be archived ("… is a socket")
+  bool suspicious =
+      false;           ///< group- or world-writable top level that is no symlink, or foreign owner
+  std::string problem; ///< empty, or why it cannot be archived ("… is a socket")
 
   bool operator==(const GuestOutputState&) const = default;
 };
@@ -76,7 +78,7 @@ struct GuestExit {
   std::chrono::microseconds cpu_user{0};
   std::chrono::microseconds cpu_system{0};
   std::uint64_t peak_memory_bytes = 0;
-  std::uint64_t log_bytes = 0; ///< of the whole log, all written before this was sent
+  std::uint64_t log_bytes = 0;               ///< of the whole log, all written before this was sent
   std::chrono::microseconds boot_time{0};    ///< kernel start to init
   std::chrono::microseconds mount_time{0};   ///< inputs and scratch
   std::chrono::microseconds builder_time{0}; ///< start to end of the builder

@@ -146,7 +146,9 @@ public:
   /// were consumed: less than given only when the output ended inside. Errors: `sandbox.protocol`
   /// (frame longer than kMaxOutputFrame).
   std::size_t feed(ByteView bytes, ByteSink& sink);
+
   [[nodiscard]] bool ended() const noexcept { return ended_; }
+
   /// Ready for the next output.
   void restart() noexcept { *this = OutputFrames{}; }
 
@@ -173,22 +175,27 @@ namespace nixbuild::sandbox {
 struct GuestHello {
   std::chrono::microseconds boot_time{0};
 };
+
 struct GuestStarted {};
+
 /// Only given when all bytes of the log have been counted.
 struct GuestExited {
   GuestExit exit;
 };
+
 /// The output has been received whole when `error` is empty.
 struct GuestOutputEnd {
   std::uint32_t index = 0;
   std::string error;
 };
+
 /// The guest gave up; nothing will follow.
 struct GuestFailure {
   std::string text;
 };
 
-using GuestEvent = std::variant<GuestHello, GuestStarted, GuestExited, GuestOutputEnd, GuestFailure>;
+using GuestEvent =
+    std::variant<GuestHello, GuestStarted, GuestExited, GuestOutputEnd, GuestFailure>;
 
 /// The host's side of a guest's life: a strict state machine between the three ports and their
 /// owner. No I/O, not thread safe. Every violation is error `sandbox.protocol`, after which the
@@ -229,6 +236,7 @@ public:
 
   /// An output is under way: its port should be read.
   [[nodiscard]] bool receiving_output() const noexcept { return output_.has_value(); }
+
   [[nodiscard]] bool exited() const noexcept { return state_ == State::Exited; }
 
 private:

@@ -16,8 +16,8 @@ struct InitramfsModule {
 };
 
 struct InitramfsInputs {
-  Bytes guest;                          ///< nixbuild-guest, static; becomes /init
-  Bytes busybox;                        ///< static; becomes /bin/busybox, later the builder's /bin/sh
+  Bytes guest;   ///< nixbuild-guest, static; becomes /init
+  Bytes busybox; ///< static; becomes /bin/busybox, later the builder's /bin/sh
   std::vector<InitramfsModule> modules; ///< in load order
 };
 

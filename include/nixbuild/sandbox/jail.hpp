@@ -21,9 +21,9 @@ struct JailSettings {
   std::filesystem::path directory;
   /// User and group of the process. Only root can give one; without it the process stays this user.
   std::optional<uid_t> uid;
-  bool kvm = false;         ///< give it /dev/kvm, and the group that may open it
-  unsigned threads = 256;   ///< RLIMIT_NPROC, only together with a uid of its own
-  unsigned descriptors = 1024;               ///< RLIMIT_NOFILE
+  bool kvm = false;            ///< give it /dev/kvm, and the group that may open it
+  unsigned threads = 256;      ///< RLIMIT_NPROC, only together with a uid of its own
+  unsigned descriptors = 1024; ///< RLIMIT_NOFILE
   std::uint64_t file_bytes = 16 * 1024 * 1024; ///< RLIMIT_FSIZE
   /// Read-only binds of the root beside /usr, /lib*, /bin, /sbin and /nix/store.
   std::vector<std::filesystem::path> extra_binds;
@@ -39,7 +39,7 @@ struct JailReport {
   bool user_namespace = false; ///< they were made without root
   bool own_uid = false;        ///< the process runs as a user of its own
   bool cgroup = false;
-  std::string shortfall;       ///< why something is missing; empty when nothing is
+  std::string shortfall; ///< why something is missing; empty when nothing is
 };
 
 /// A process in its jail. Destroying it kills the process and reaps it.
@@ -52,9 +52,12 @@ public:
   JailedProcess& operator=(JailedProcess&& other) noexcept;
 
   [[nodiscard]] pid_t pid() const noexcept { return pid_; }
+
   /// Becomes readable when the process has ended.
   [[nodiscard]] int pidfd() const noexcept { return pidfd_.get(); }
+
   [[nodiscard]] const JailReport& report() const noexcept { return report_; }
+
   void kill() noexcept;
 
   struct Usage {
@@ -63,6 +66,7 @@ public:
     std::uint64_t cpu_user_us = 0;
     std::uint64_t cpu_system_us = 0;
   };
+
   /// Waits for the end of the process. Once.
   Usage reap() noexcept;
 

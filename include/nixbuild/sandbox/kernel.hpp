@@ -62,6 +62,7 @@ struct ModuleFile {
   std::string name;
   std::filesystem::path file; ///< as installed, maybe compressed
 };
+
 [[nodiscard]] NIXBUILD_API std::vector<ModuleFile>
 module_load_order(const std::filesystem::path& modules,
                   std::span<const std::string_view> wanted,

@@ -27,9 +27,9 @@ inline constexpr std::string_view kInputsSerial = "inputs";
 struct QemuDescriptors {
   int kernel = -1;
   int initramfs = -1;
-  int disk = -1;                ///< the VMDK descriptor; fd set 1
-  std::vector<int> extents;     ///< fd sets 2, 3, …
-  int control = -1;             ///< connected stream sockets
+  int disk = -1;            ///< the VMDK descriptor; fd set 1
+  std::vector<int> extents; ///< fd sets 2, 3, …
+  int control = -1;         ///< connected stream sockets
   int log = -1;
   int output = -1;
   std::optional<int> network{}; ///< connected to the network helper
@@ -40,8 +40,8 @@ struct QemuMachine {
   Accelerator accelerator = Accelerator::Tcg;
   unsigned cpus = 1;
   std::uint64_t memory_bytes = 512 * kMiB;
-  bool debug_console = false;  ///< kernel messages on QEMU's standard output
-  std::string kernel_options;  ///< appended to the kernel's command line
+  bool debug_console = false; ///< kernel messages on QEMU's standard output
+  std::string kernel_options; ///< appended to the kernel's command line
 };
 
 struct QemuCommand {

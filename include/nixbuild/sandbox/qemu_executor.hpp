@@ -19,26 +19,27 @@
 namespace nixbuild::sandbox {
 
 struct QemuExecutorSettings {
-  std::filesystem::path runner;        ///< nixbuild-runner
-  std::filesystem::path guest;         ///< nixbuild-guest, static
+  std::filesystem::path runner;                   ///< nixbuild-runner
+  std::filesystem::path guest;                    ///< nixbuild-guest, static
   std::filesystem::path busybox = "/bin/busybox"; ///< static; becomes the guest's /bin/sh
   std::filesystem::path qemu = "/usr/bin/qemu-system-x86_64";
   /// passt, for fixed-output builds; empty or missing: such builds get no network device.
   std::filesystem::path network_helper = "/usr/bin/passt";
-  std::filesystem::path run_directory; ///< one folder a build below it; made when missing, mode 0700
+  std::filesystem::path
+      run_directory; ///< one folder a build below it; made when missing, mode 0700
   std::filesystem::path kernel_cache;
-  std::optional<KernelSource> kernel;  ///< none: the newest of this host
+  std::optional<KernelSource> kernel; ///< none: the newest of this host
   AcceleratorChoice accelerator = AcceleratorChoice::Auto;
-  std::uint32_t uid_base = 700'000;    ///< one uid a machine from here on, where this is root
-  std::uint32_t uid_count = 1024;      ///< machines at most; the network helpers have as many behind
-  std::filesystem::path cgroup_parent; ///< delegated cgroup v2 folder; empty: none
+  std::uint32_t uid_base = 700'000; ///< one uid a machine from here on, where this is root
+  std::uint32_t uid_count = 1024;   ///< machines at most; the network helpers have as many behind
+  std::filesystem::path cgroup_parent;  ///< delegated cgroup v2 folder; empty: none
   std::uint64_t log_limit_bytes = kGiB; ///< a build whose log grows beyond is killed
-  std::chrono::seconds grace{600};     ///< how long a build that has ended waits for a lost daemon
-  /// How long the guest may take to boot, to mount, and between two pieces of an output; zero: 60 s,
-  /// 300 s under emulation.
+  std::chrono::seconds grace{600};      ///< how long a build that has ended waits for a lost daemon
+  /// How long the guest may take to boot, to mount, and between two pieces of an output; zero: 60
+  /// s, 300 s under emulation.
   std::chrono::seconds guest_patience{0};
-  bool debug_console = false;          ///< guest kernel messages go to the run folder's qemu.log
-  std::string kernel_options;          ///< appended to the guest kernel's command line
+  bool debug_console = false; ///< guest kernel messages go to the run folder's qemu.log
+  std::string kernel_options; ///< appended to the guest kernel's command line
 };
 
 /// Chooses the accelerator (up to 2 s), imports the kernel when it is not cached (up to 2 s) and

@@ -46,18 +46,18 @@ struct Start {
   std::uint64_t memory_bytes = 0;
   bool kvm = false;
   bool debug_console = false;
-  std::string qemu;            ///< absolute path of the binary
+  std::string qemu; ///< absolute path of the binary
   std::string kernel_options;
-  std::uint32_t uid_base = 0;  ///< first uid of the pool; 0: none
+  std::uint32_t uid_base = 0; ///< first uid of the pool; 0: none
   std::uint32_t uid_count = 0;
-  std::string slot_directory;  ///< where uids of the pool are locked
-  std::string cgroup_parent;   ///< empty: none
-  std::string network_helper;  ///< passt; empty: no network can be given
+  std::string slot_directory; ///< where uids of the pool are locked
+  std::string cgroup_parent;  ///< empty: none
+  std::string network_helper; ///< passt; empty: no network can be given
   std::uint64_t log_limit_bytes = 0;
   std::uint32_t patience_seconds = 60; ///< within which the guest must answer, by each step
-  std::uint32_t grace_seconds = 600; ///< how long a finished build waits without a daemon
-  std::uint32_t extents = 0;         ///< how many will follow
-  std::string job;                   ///< encoded for the guest
+  std::uint32_t grace_seconds = 600;   ///< how long a finished build waits without a daemon
+  std::uint32_t extents = 0;           ///< how many will follow
+  std::string job;                     ///< encoded for the guest
 
   bool operator==(const Start&) const = default;
 };
@@ -68,6 +68,7 @@ struct Extents {
     std::uint64_t length = 0;
     bool operator==(const Range&) const = default;
   };
+
   std::vector<Range> ranges; ///< one descriptor each; at most kMaxExtentsPerMessage
   bool operator==(const Extents&) const = default;
 };
@@ -168,6 +169,7 @@ public:
   /// The next message, or nothing until more bytes come. Errors: `sandbox.runner-protocol` (unknown
   /// type, length beyond kMaxPayload, text beyond its limit, payload too short or too long).
   [[nodiscard]] std::optional<Message> next();
+
   /// Bytes of an unfinished frame that are waiting.
   [[nodiscard]] std::size_t pending() const noexcept { return buffer_.size() - taken_; }
 

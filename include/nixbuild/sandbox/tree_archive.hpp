@@ -31,8 +31,10 @@ struct ArchiveOptions {
 /// regular file, directory or symlink), `archive.owner`, `archive.changed` (a file shrank while
 /// being read), `archive.read` (system errors), `nar.depth`, `nar.limit`, `nar.name`,
 /// `nar.target`. The sink's own errors pass.
-NIXBUILD_API void
-archive_tree(int parent, std::string_view name, nar::EventSink& sink, const ArchiveOptions& options);
+NIXBUILD_API void archive_tree(int parent,
+                               std::string_view name,
+                               nar::EventSink& sink,
+                               const ArchiveOptions& options);
 
 /// Creates a tree from events: `name` below the directory `parent`. Nothing that exists is opened,
 /// followed or replaced. Files get mode 0444 or 0555, directories 0755 while being filled and 0555

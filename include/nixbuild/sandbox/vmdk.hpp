@@ -22,7 +22,7 @@ inline constexpr std::size_t kMaxPlanExtents = 1'000'000;
 
 /// One line of a descriptor: `length` bytes of the file `path` from `offset` on.
 struct VmdkExtent {
-  std::string path; ///< no quotes, no line ends, at most 511 bytes
+  std::string path;         ///< no quotes, no line ends, at most 511 bytes
   std::uint64_t offset = 0; ///< multiple of 512
   std::uint64_t length = 0; ///< multiple of 512, not 0
 };
@@ -39,9 +39,10 @@ struct MappedDisk {
 };
 
 /// Takes a plan's extents one after the other, so that never more than kMaxExtents descriptors are
-/// open. Keeps the first kMaxExtents - 1 extents by reference and gathers the rest, when there are more,
-/// into one unlinked file in `directory`. Cost: copies the bytes of the rest, by reflink where the
-/// file system can. Errors: `sandbox.disk` (empty plan, odd sizes, an extent beyond its file's end).
+/// open. Keeps the first kMaxExtents - 1 extents by reference and gathers the rest, when there are
+/// more, into one unlinked file in `directory`. Cost: copies the bytes of the rest, by reflink
+/// where the file system can. Errors: `sandbox.disk` (empty plan, odd sizes, an extent beyond its
+/// file's end).
 class NIXBUILD_API DiskMapper {
 public:
   /// `total` extents will be added.

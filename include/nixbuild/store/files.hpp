@@ -15,10 +15,10 @@ struct FileSegmentOptions {
   bool durable = true;
 };
 
-/// Segments as files: `segments/<2 characters>/<nix32 of the NAR hash>.{meta,data}` below `dir`, which
-/// is made when missing. What is being written lies in `drafts/` and is removed at the next start
-/// when the process dies. A segment exists exactly when its `.meta` file does; an empty data blob
-/// has no file. One process at a time. Errors: `store.locked`, `store.io`, `store.disk-full`.
+/// Segments as files: `segments/<2 characters>/<nix32 of the NAR hash>.{meta,data}` below `dir`,
+/// which is made when missing. What is being written lies in `drafts/` and is removed at the next
+/// start when the process dies. A segment exists exactly when its `.meta` file does; an empty data
+/// blob has no file. One process at a time. Errors: `store.locked`, `store.io`, `store.disk-full`.
 [[nodiscard]] NIXBUILD_API std::unique_ptr<SegmentStore>
 open_file_segments(const std::filesystem::path& dir, const FileSegmentOptions& options = {});
 

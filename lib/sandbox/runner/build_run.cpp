@@ -25,7 +25,8 @@ constexpr std::chrono::seconds kDownPatience{5};
 constexpr std::chrono::seconds kFarewellPatience{30};
 
 /// One read of a socket that does not block; nothing when there is nothing.
-std::optional<std::size_t> read_some(const UniqueFd& socket, std::array<std::uint8_t, kPiece>& buffer) {
+std::optional<std::size_t> read_some(const UniqueFd& socket,
+                                     std::array<std::uint8_t, kPiece>& buffer) {
   const auto got = ::recv(socket.get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
   if (got >= 0) {
     return static_cast<std::size_t>(got);
@@ -70,17 +71,18 @@ int BuildRun::run() {
 void BuildRun::turn() {
   Watch watch;
   const auto listener = watch.add(listener_.get(), POLLIN);
-  const auto client = watch.add(
-      client_ ? client_->fd() : -1,
-      static_cast<short>(POLLIN | (client_ && client_->has_output() ? POLLOUT : 0)));
+  const auto client =
+      watch.add(client_ ? client_->fd() : -1,
+                static_cast<short>(POLLIN | (client_ && client_->has_output() ? POLLOUT : 0)));
   const bool talking = machine_ && !control_ended_ && !failure_;
-  const auto control = watch.add(
-      talking ? machine_->control.get() : -1,
-      static_cast<short>(POLLIN | (talking && !to_guest_.empty() ? POLLOUT : 0)));
+  const auto control =
+      watch.add(talking ? machine_->control.get() : -1,
+                static_cast<short>(POLLIN | (talking && !to_guest_.empty() ? POLLOUT : 0)));
   const auto log = watch.add(machine_ && wants_log() ? machine_->log.get() : -1, POLLIN);
   const auto output = watch.add(machine_ && wants_output() ? machine_->output.get() : -1, POLLIN);
   const auto process = watch.add(machine_ ? machine_->process.pidfd() : -1, POLLIN);
-  if (::poll(watch.entries.data(), watch.entries.size(), wait_milliseconds()) < 0 && errno != EINTR) {
+  if (::poll(watch.entries.data(), watch.entries.size(), wait_milliseconds()) < 0 &&
+      errno != EINTR) {
     throw_system_error("sandbox.lost", "poll");
   }
   if (watch.ready(listener)) {
@@ -187,8 +189,7 @@ void BuildRun::take_start(Start start) {
   if (start_ || start.version != kVersion) {
     throw Error(Reaction::Reject,
                 "sandbox.runner-protocol",
-                fmt::format("a second plan, or version {} instead of {}", start.version,
-                            kVersion));
+                fmt::format("a second plan, or version {} instead of {}", start.version, kVersion));
   }
   kernel_ = client_->take_descriptor();
   initramfs_ = client_->take_descriptor();
@@ -283,10 +284,8 @@ void BuildRun::read_output() {
 void BuildRun::write_control() {
   to_guest_ += guest_->take_control();
   while (!to_guest_.empty()) {
-    const auto sent = ::send(machine_->control.get(),
-                             to_guest_.data(),
-                             to_guest_.size(),
-                             MSG_NOSIGNAL | MSG_DONTWAIT);
+    const auto sent = ::send(
+        machine_->control.get(), to_guest_.data(), to_guest_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     if (sent <= 0) {
       return; // full, or the machine is gone, which its process tells
     }
@@ -307,9 +306,8 @@ void BuildRun::take_guest_events() {
     } else if (const auto* end = std::get_if<GuestOutputEnd>(&*event)) {
       output_ended(*end);
     } else if (const auto* failure = std::get_if<GuestFailure>(&*event)) {
-      throw Error(Reaction::Internal,
-                  "sandbox.lost",
-                  fmt::format("the guest gave up: {}", failure->text));
+      throw Error(
+          Reaction::Internal, "sandbox.lost", fmt::format("the guest gave up: {}", failure->text));
     }
   }
   if (machine_) {

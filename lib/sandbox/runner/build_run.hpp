@@ -9,13 +9,13 @@
 #include <nixbuild/sandbox/runner_protocol.hpp>
 #include <nixbuild/sandbox/vmdk.hpp>
 
+#include <poll.h>
+
 #include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include <poll.h>
 
 namespace nixbuild::sandbox::runner {
 
@@ -95,7 +95,7 @@ private:
   bool exited_ = false;
   std::string exit_;
   std::optional<std::uint32_t> wanted_output_;
-  bool relaying_ = false;  ///< an output is on its way and this client wants it
+  bool relaying_ = false; ///< an output is on its way and this client wants it
   bool finishing_ = false;
   bool done_ = false;
   int status_ = 0;

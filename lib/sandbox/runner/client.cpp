@@ -65,7 +65,8 @@ void Client::read_more() {
 
 UniqueFd Client::take_descriptor() {
   if (descriptors_.empty()) {
-    throw Error(Reaction::Reject, "sandbox.runner-protocol", "a message came without its descriptor");
+    throw Error(
+        Reaction::Reject, "sandbox.runner-protocol", "a message came without its descriptor");
   }
   auto fd = std::move(descriptors_.front());
   descriptors_.pop_front();

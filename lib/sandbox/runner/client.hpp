@@ -20,14 +20,19 @@ public:
   explicit Client(UniqueFd socket);
 
   [[nodiscard]] int fd() const noexcept { return socket_.get(); }
+
   [[nodiscard]] bool closed() const noexcept { return closed_; }
+
   [[nodiscard]] bool has_output() const noexcept { return sent_ < queue_.size(); }
+
   [[nodiscard]] bool has_room() const noexcept { return queue_.size() - sent_ < kQueueLimit; }
 
   /// Reads what is there; marks the connection closed at its end.
   void read_more();
+
   /// Error `sandbox.runner-protocol`.
   [[nodiscard]] std::optional<Message> next() { return decoder_.next(); }
+
   /// The next descriptor that came; error `sandbox.runner-protocol` when there is none.
   [[nodiscard]] UniqueFd take_descriptor();
   void queue(const Message& message);

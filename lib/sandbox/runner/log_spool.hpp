@@ -17,6 +17,7 @@ public:
   void append(ByteView bytes);
   /// At most `limit` bytes from `offset` on.
   [[nodiscard]] std::string read(std::uint64_t offset, std::size_t limit) const;
+
   [[nodiscard]] std::uint64_t size() const noexcept { return size_; }
 
 private:

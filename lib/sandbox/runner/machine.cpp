@@ -130,7 +130,8 @@ std::string Machine::last_words() {
     return {};
   }
   std::string text(kLastWords, '\0');
-  const auto from = size > static_cast<off_t>(kLastWords) ? size - static_cast<off_t>(kLastWords) : 0;
+  const auto from =
+      size > static_cast<off_t>(kLastWords) ? size - static_cast<off_t>(kLastWords) : 0;
   const auto got = ::pread(file.get(), text.data(), text.size(), from);
   text.resize(got > 0 ? static_cast<std::size_t>(got) : 0);
   return text;

@@ -18,6 +18,7 @@ class UidSlot {
 public:
   /// Errors: `sandbox.spawn` (pool exhausted).
   UidSlot(const std::string& directory, std::uint32_t base, std::uint32_t count);
+
   [[nodiscard]] uid_t uid() const noexcept { return uid_; }
 
 private:
@@ -34,7 +35,11 @@ public:
   /// Starts it, with a network device where `network` is set and there is a helper for it; the
   /// working directory is the run folder. Errors: `sandbox.spawn`,
   /// `sandbox.machine`, `sandbox.disk`.
-  Machine(const Start& start, const UniqueFd& kernel, const UniqueFd& initramfs, MappedDisk disk, bool network);
+  Machine(const Start& start,
+          const UniqueFd& kernel,
+          const UniqueFd& initramfs,
+          MappedDisk disk,
+          bool network);
 
   UniqueFd control;
   UniqueFd log;

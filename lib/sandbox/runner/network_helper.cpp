@@ -22,27 +22,14 @@ NetworkHelper::NetworkHelper(const std::string& program, uid_t uid) {
   });
   emulator_end_ = UniqueFd(ends[0]);
   const UniqueFd helper_end(ends[1]);
-  std::vector<std::string> arguments{program,
-                                     "--foreground",
-                                     "--quiet",
-                                     "--one-off",
-                                     "--fd",
-                                     std::to_string(helper_end.get()),
-                                     "--ipv4-only",
-                                     "--address",
-                                     kGuestAddress,
-                                     "--netmask",
-                                     kGuestNetmask,
-                                     "--gateway",
-                                     kGuestGateway,
-                                     "--dns-forward",
-                                     kNameServer,
-                                     "--no-map-gw",
-                                     "--tcp-ports",
-                                     "none",
-                                     "--udp-ports",
-                                     "none",
-                                     "--no-dhcp"};
+  std::vector<std::string> arguments{
+      program,       "--foreground",  "--quiet",
+      "--one-off",   "--fd",          std::to_string(helper_end.get()),
+      "--ipv4-only", "--address",     kGuestAddress,
+      "--netmask",   kGuestNetmask,   "--gateway",
+      kGuestGateway, "--dns-forward", kNameServer,
+      "--no-map-gw", "--tcp-ports",   "none",
+      "--udp-ports", "none",          "--no-dhcp"};
   if (uid != 0) {
     arguments.insert(arguments.end(), {"--runas", fmt::format("{0}:{0}", uid)});
   }

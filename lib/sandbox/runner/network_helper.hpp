@@ -2,9 +2,9 @@
 
 #include <nixbuild/base/descriptor.hpp>
 
-#include <string>
-
 #include <sys/types.h>
+
+#include <string>
 
 namespace nixbuild::sandbox::runner {
 
@@ -24,6 +24,7 @@ public:
 
   /// The emulator's end of the connection.
   [[nodiscard]] int emulator_end() const noexcept { return emulator_end_.get(); }
+
   /// Once the emulator has its copy.
   void close_emulator_end() noexcept { emulator_end_.reset(); }
 

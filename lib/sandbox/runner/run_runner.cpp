@@ -1,6 +1,6 @@
-#include <nixbuild/sandbox/runner.hpp>
-
 #include "sandbox/runner/build_run.hpp"
+
+#include <nixbuild/sandbox/runner.hpp>
 
 #include <fcntl.h>
 #include <sys/socket.h>
@@ -41,9 +41,8 @@ int run_runner(const fs::path& directory, UniqueFd daemon) {
   ::umask(077);
   const auto folder = fs::absolute(directory);
   system_call("sandbox.spawn", folder.c_str(), [&] { return ::chdir(folder.c_str()); });
-  system_call("sandbox.spawn", "close-on-exec", [&] {
-    return ::fcntl(daemon.get(), F_SETFD, FD_CLOEXEC);
-  });
+  system_call(
+      "sandbox.spawn", "close-on-exec", [&] { return ::fcntl(daemon.get(), F_SETFD, FD_CLOEXEC); });
   const int status = runner::BuildRun(std::move(daemon), listen_here()).run();
   std::error_code ignored;
   fs::current_path("/", ignored);

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <nixbuild/sandbox/qemu_executor.hpp>
-
 #include "support/scratch_folder.hpp"
+
+#include <nixbuild/sandbox/qemu_executor.hpp>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>

@@ -52,6 +52,7 @@ aio::Task<void> good_build(Executor& executor, ExecutionPlan plan) {
   const auto again = co_await collect(*execution, 0);
   CHECK((again == expected));
   co_await execution->finish();
+  CHECK(execution->usage().peak_rss_bytes > 100'000);
 }
 
 aio::Task<void> until_exit(Executor& executor, ExecutionPlan plan) {
@@ -172,7 +173,8 @@ TEST_CASE("executor: a log that nobody reads blocks the guest", "[sandbox]") {
 TEST_CASE("executor: large outputs come whole", "[sandbox]") {
   const ScratchFolder folder;
   asio::io_context io;
-  const auto executor = make_qemu_executor(io.get_executor(), fake_settings(folder, "large-output"));
+  const auto executor =
+      make_qemu_executor(io.get_executor(), fake_settings(folder, "large-output"));
   run_on(io, large_output(*executor, small_plan(folder, {"out"})));
 }
 
@@ -259,17 +261,20 @@ TEST_CASE("executor: another daemon attaches, gets log, exit and outputs again",
   asio::io_context io;
   const auto executor = make_qemu_executor(io.get_executor(), fake_settings(folder, "good"));
   std::unique_ptr<Execution> first;
-  asio::co_spawn(io, executor->start(small_plan(folder, {"out"})),
+  asio::co_spawn(io,
+                 executor->start(small_plan(folder, {"out"})),
                  [&](std::exception_ptr error, std::unique_ptr<Execution> execution) {
                    REQUIRE_FALSE(error);
                    first = std::move(execution);
                  });
   io.run();
   const auto socket = folder.path() / "run/test-1/runner.sock";
-  Reattached early(socket);
-  early.say(runner::Attach{0});
-  while (!std::holds_alternative<runner::Exited>(early.hear())) {
-  }
+  {
+    Reattached early(socket);
+    early.say(runner::Attach{0});
+    while (!std::holds_alternative<runner::Exited>(early.hear())) {
+    }
+  } // dies without a word: the runner waits for another one
   Reattached daemon(socket);
   daemon.say(runner::Attach{4});
   std::vector<std::string> phases;

@@ -1,9 +1,12 @@
-// Plays an emulator with a guest in it, good or bad, for tests of the runner and the executor: takes
-// the descriptors of the three ports from QEMU's command line and the role from the kernel's
+// Plays an emulator with a guest in it, good or bad, for tests of the runner and the executor:
+// takes the descriptors of the three ports from QEMU's command line and the role from the kernel's
 // (`role=…`), and speaks the guest protocol without a machine.
 
 #include <nixbuild/base/bytes.hpp>
 #include <nixbuild/sandbox/guest_protocol.hpp>
+
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include <charconv>
 #include <cstdio>
@@ -12,9 +15,6 @@
 #include <optional>
 #include <string>
 #include <string_view>
-
-#include <sys/socket.h>
-#include <unistd.h>
 
 using namespace nixbuild;
 using namespace nixbuild::sandbox;
@@ -36,7 +36,9 @@ void put(int fd, std::string_view bytes) {
   }
 }
 
-void say(guest::FromGuest message) { put(control, guest::encode(message)); }
+void say(guest::FromGuest message) {
+  put(control, guest::encode(message));
+}
 
 guest::ToGuest hear() {
   for (;;) {

@@ -61,8 +61,11 @@ GuestExit full_exit() {
 }
 
 std::vector<guest::FromGuest> guest_messages() {
-  return {guest::Hello{1, 1234us}, guest::Started{}, guest::Exited{full_exit()},
-          guest::OutputEnd{1, "no"}, guest::Failure{"why"}};
+  return {guest::Hello{1, 1234us},
+          guest::Started{},
+          guest::Exited{full_exit()},
+          guest::OutputEnd{1, "no"},
+          guest::Failure{"why"}};
 }
 
 std::vector<guest::ToGuest> host_messages() {
@@ -111,8 +114,7 @@ TEST_CASE("guest protocol: all messages survive byte by byte", "[sandbox][roundt
 TEST_CASE("guest protocol: the bytes on the port are pinned", "[sandbox][golden]") {
   CHECK(guest::encode(guest::Hello{1, 258us}) ==
         std::string("\x0c\0\0\0\x01\0\0\0\x01\0\0\0\x02\x01\0\0\0\0\0\0", 20));
-  CHECK(guest::encode(guest::SendOutput{3}) ==
-        std::string("\x04\0\0\0\x11\0\0\0\x03\0\0\0", 12));
+  CHECK(guest::encode(guest::SendOutput{3}) == std::string("\x04\0\0\0\x11\0\0\0\x03\0\0\0", 12));
   CHECK(guest::encode(guest::OutputEnd{2, "no"}) ==
         std::string("\x0a\0\0\0\x04\0\0\0\x02\0\0\0\x02\0\0\0no", 18));
 }
@@ -201,9 +203,8 @@ TEST_CASE("guest protocol: output frames in any cut", "[sandbox][roundtrip]") {
   guest::OutputFrames frames;
   std::string got;
   StringSink sink(got);
-  CHECK(code_of([&] {
-          frames.feed(bytes_of(std::string_view("\x01\0\x10\0", 4)), sink);
-        }) == "sandbox.protocol");
+  CHECK(code_of([&] { frames.feed(bytes_of(std::string_view("\x01\0\x10\0", 4)), sink); }) ==
+        "sandbox.protocol");
 }
 
 TEST_CASE("guest protocol fuzzing: real streams and their neighbours", "[sandbox][fuzz]") {

@@ -27,7 +27,9 @@ std::uint32_t field(std::string_view header, std::size_t index) {
   return value;
 }
 
-std::size_t aligned(std::size_t size) { return (size + 3) / 4 * 4; }
+std::size_t aligned(std::size_t size) {
+  return (size + 3) / 4 * 4;
+}
 
 /// By the description of the newc format, not by the library that wrote it.
 std::vector<Entry> entries_of(std::string_view bytes) {
@@ -89,9 +91,17 @@ TEST_CASE("initramfs: programs and modules are where the guest looks", "[sandbox
       CHECK(entry.contents == "zz");
     }
   }
-  CHECK(names == std::vector<std::string>{"bin", "bin/busybox", "dev", "init", "modules",
-                                          "modules/a.ko.xz", "modules/order", "modules/z.ko",
-                                          "proc", "run", "sys"});
+  CHECK(names == std::vector<std::string>{"bin",
+                                          "bin/busybox",
+                                          "dev",
+                                          "init",
+                                          "modules",
+                                          "modules/a.ko.xz",
+                                          "modules/order",
+                                          "modules/z.ko",
+                                          "proc",
+                                          "run",
+                                          "sys"});
   CHECK(archive == build_initramfs(some_inputs()));
 }
 

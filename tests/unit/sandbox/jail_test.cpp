@@ -1,8 +1,7 @@
-#include <nixbuild/sandbox/jail.hpp>
+#include "support/scratch_folder.hpp"
 
 #include <nixbuild/base/error.hpp>
-
-#include "support/scratch_folder.hpp"
+#include <nixbuild/sandbox/jail.hpp>
 
 #include <catch2/catch.hpp>
 #include <fcntl.h>
@@ -73,8 +72,8 @@ TEST_CASE("jail: nothing but the system's programs is there to see", "[sandbox]"
   }
   CHECK(WEXITSTATUS(run.status) != 0); // the root is read-only
   auto seen = words(run.output.substr(0, run.output.find("/bin/sh")));
-  for (const auto* expected : {"bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "nix",
-                               "proc", "sbin", "usr"}) {
+  for (const auto* expected :
+       {"bin", "dev", "etc", "lib", "lib32", "lib64", "libx32", "nix", "proc", "sbin", "usr"}) {
     seen.erase(expected);
   }
   CHECK(seen.empty());

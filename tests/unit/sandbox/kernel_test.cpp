@@ -1,8 +1,7 @@
-#include <nixbuild/sandbox/kernel.hpp>
+#include "support/scratch_folder.hpp"
 
 #include <nixbuild/base/error.hpp>
-
-#include "support/scratch_folder.hpp"
+#include <nixbuild/sandbox/kernel.hpp>
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -48,12 +47,15 @@ std::string bz_image(std::string_view payload) {
 /// A small ELF with a PVH note.
 std::string pvh_elf() {
   std::string elf(64 + 56 + 24, '\0');
-  std::memcpy(elf.data(), "\x7f" "ELF\x02\x01\x01", 7);
-  put(elf, 18, std::uint16_t{62});  // x86-64
-  put(elf, 32, std::uint64_t{64});  // program headers
+  std::memcpy(elf.data(),
+              "\x7f"
+              "ELF\x02\x01\x01",
+              7);
+  put(elf, 18, std::uint16_t{62}); // x86-64
+  put(elf, 32, std::uint64_t{64}); // program headers
   put(elf, 54, std::uint16_t{56});
   put(elf, 56, std::uint16_t{1});
-  put(elf, 64, std::uint32_t{4});   // PT_NOTE
+  put(elf, 64, std::uint32_t{4}); // PT_NOTE
   put(elf, 64 + 8, std::uint64_t{120});
   put(elf, 64 + 32, std::uint64_t{24});
   put(elf, 120, std::uint32_t{4});
@@ -83,7 +85,8 @@ std::string packed(const std::string& text, int (*add_filter)(archive*)) {
 
 std::string legacy_lz4(const std::string& text) {
   std::string out("\x02\x21\x4c\x18", 4);
-  std::string block(static_cast<std::size_t>(LZ4_compressBound(static_cast<int>(text.size()))), '\0');
+  std::string block(static_cast<std::size_t>(LZ4_compressBound(static_cast<int>(text.size()))),
+                    '\0');
   const int size = LZ4_compress_default(
       text.data(), block.data(), static_cast<int>(text.size()), static_cast<int>(block.size()));
   std::string length(4, '\0');
@@ -113,7 +116,8 @@ void make_root(const fs::path& root) {
   write_text(root / "boot/vmlinuz-7.0.0", "has no modules");
   for (const auto* version : {"6.1.0-9", "6.1.0-10"}) {
     const auto modules = root / "lib/modules" / version;
-    write_text(modules / "modules.builtin", "kernel/fs/overlay.ko\nkernel/drivers/virtio-ring.ko\n");
+    write_text(modules / "modules.builtin",
+               "kernel/fs/overlay.ko\nkernel/drivers/virtio-ring.ko\n");
     write_text(modules / "modules.dep",
                "kernel/a/virtio.ko:\n"
                "kernel/a/virtio_pci.ko: kernel/a/virtio_pci_modern_dev.ko kernel/a/virtio.ko\n"
@@ -122,8 +126,12 @@ void make_root(const fs::path& root) {
                "kernel/b/virtio_console.ko: kernel/a/virtio.ko\n"
                "kernel/b/erofs.ko: kernel/b/crc-deep.ko\n"
                "kernel/b/crc-deep.ko:\n");
-    for (const auto* file : {"a/virtio.ko", "a/virtio_pci.ko", "a/virtio_pci_modern_dev.ko",
-                             "b/virtio_blk.ko", "b/virtio_console.ko", "b/erofs.ko",
+    for (const auto* file : {"a/virtio.ko",
+                             "a/virtio_pci.ko",
+                             "a/virtio_pci_modern_dev.ko",
+                             "b/virtio_blk.ko",
+                             "b/virtio_console.ko",
+                             "b/erofs.ko",
                              "b/crc-deep.ko"}) {
       write_text(modules / "kernel" / file, std::string("module ") + file);
     }
@@ -213,12 +221,12 @@ TEST_CASE("kernel cache: the newest kernel is imported once and found again", "[
   CHECK(first.version == "6.1.0-10");
   CHECK(fs::file_size(first.image) == pvh_elf().size());
   CHECK(names(first.modules) == std::vector<std::string>{"virtio",
-                                                          "virtio_pci_modern_dev",
-                                                          "virtio_pci",
-                                                          "virtio_blk",
-                                                          "virtio_console",
-                                                          "crc_deep",
-                                                          "erofs"});
+                                                         "virtio_pci_modern_dev",
+                                                         "virtio_pci",
+                                                         "virtio_blk",
+                                                         "virtio_console",
+                                                         "crc_deep",
+                                                         "erofs"});
   CHECK(fs::file_size(first.modules.back().file) == std::strlen("module b/erofs.ko"));
 
   const auto again = find_or_import_kernel(cache, source);
@@ -241,9 +249,10 @@ TEST_CASE("kernel cache: what is missing is named", "[sandbox][reject]") {
     CHECK(code_of([&] { (void)newest_kernel(folder.path()); }) == "sandbox.kernel-unreadable");
   }
   fs::remove(folder.path() / "lib/modules/6.1.0-9/kernel/b/erofs.ko");
-  const KernelSource broken{folder.path() / "boot/vmlinuz-6.1.0-9",
-                            folder.path() / "lib/modules/6.1.0-9", ""};
-  CHECK(code_of([&] { import_kernel(folder.path() / "cache", broken); }) == "sandbox.kernel-module");
+  const KernelSource broken{
+      folder.path() / "boot/vmlinuz-6.1.0-9", folder.path() / "lib/modules/6.1.0-9", ""};
+  CHECK(code_of([&] { import_kernel(folder.path() / "cache", broken); }) ==
+        "sandbox.kernel-module");
   CHECK(fs::is_empty(folder.path() / "cache"));
 }
 

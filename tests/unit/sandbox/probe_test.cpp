@@ -1,6 +1,5 @@
-#include <nixbuild/sandbox/probe.hpp>
-
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/probe.hpp>
 
 #include <catch2/catch.hpp>
 

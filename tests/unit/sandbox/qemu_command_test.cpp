@@ -1,6 +1,5 @@
-#include <nixbuild/sandbox/qemu_command.hpp>
-
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/qemu_command.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -26,7 +25,10 @@ QemuDescriptors descriptors() {
 std::string joined(const std::vector<std::string>& arguments) {
   std::string text;
   for (const auto& argument : arguments) {
-    text += (argument.starts_with('-') && !text.empty() ? "\n" : text.empty() ? "" : " ") + argument;
+    text += (argument.starts_with('-') && !text.empty() ? "\n"
+             : text.empty()                             ? ""
+                                                        : " ") +
+            argument;
   }
   return text;
 }

@@ -1,6 +1,5 @@
-#include <nixbuild/sandbox/runner_protocol.hpp>
-
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/runner_protocol.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -74,13 +73,14 @@ TEST_CASE("runner protocol: every message survives, whole and byte by byte",
 }
 
 TEST_CASE("runner protocol: broken frames are refused", "[sandbox][reject]") {
-  refuse(std::string("\x00\x00\x00\x00\x63", 5));                     // unknown type
-  refuse(std::string("\xff\xff\xff\xff\x01", 5));                     // beyond the limit
-  refuse(std::string("\x01\x00\x00\x00\x05x", 6));                    // trailing bytes
-  refuse(std::string("\x02\x00\x00\x00\x04\x00\x00", 7));             // too short
-  refuse(std::string("\x04\x00\x00\x00\x46\xff\xff\x01\x00", 9));     // text beyond its limit
-  refuse(std::string("\x04\x00\x00\x00\x02\xc9\x00\x00\x00", 9));     // 201 extents
-  CHECK_THROWS_AS(runner::encode(runner::OutputData{std::string(runner::kMaxData + 1, 'x')}), Error);
+  refuse(std::string("\x00\x00\x00\x00\x63", 5));                 // unknown type
+  refuse(std::string("\xff\xff\xff\xff\x01", 5));                 // beyond the limit
+  refuse(std::string("\x01\x00\x00\x00\x05x", 6));                // trailing bytes
+  refuse(std::string("\x02\x00\x00\x00\x04\x00\x00", 7));         // too short
+  refuse(std::string("\x04\x00\x00\x00\x46\xff\xff\x01\x00", 9)); // text beyond its limit
+  refuse(std::string("\x04\x00\x00\x00\x02\xc9\x00\x00\x00", 9)); // 201 extents
+  CHECK_THROWS_AS(runner::encode(runner::OutputData{std::string(runner::kMaxData + 1, 'x')}),
+                  Error);
 }
 
 TEST_CASE("runner protocol: an announced length allocates nothing", "[sandbox]") {

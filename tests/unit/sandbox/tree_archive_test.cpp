@@ -1,10 +1,10 @@
+#include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/nar/reader.hpp>
 #include <nixbuild/nar/writer.hpp>
 #include <nixbuild/sandbox/tree_archive.hpp>
 
 #include <catch2/catch.hpp>
-
 #include <fcntl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -52,7 +52,8 @@ struct Folder {
   UniqueFd fd;
 };
 
-std::string archive(const Folder& folder, std::string_view name, const ArchiveOptions& options = {}) {
+std::string
+archive(const Folder& folder, std::string_view name, const ArchiveOptions& options = {}) {
   std::string bytes;
   StringSink sink(bytes);
   nar::Writer writer(sink);
@@ -100,7 +101,9 @@ TEST_CASE("tree archive: a tree comes back from its archive", "[sandbox][roundtr
     const std::string name = read_only ? "locked" : "copy";
     unpack(folder, name, bytes, read_only);
     CHECK(archive(folder, name) == bytes);
+
     struct stat info {};
+
     REQUIRE(::lstat((folder.path / name / "B").c_str(), &info) == 0);
     CHECK((info.st_mode & 0555) == 0555);
     CHECK(((info.st_mode & 0200) == 0) == read_only);
@@ -178,17 +181,25 @@ namespace {
 class Meddler final : public nar::EventSink {
 public:
   explicit Meddler(std::function<void()> at_entry) : at_entry_(std::move(at_entry)) {}
+
   void regular(bool, std::uint64_t) override {
     if (at_file) {
       at_file();
     }
   }
+
   void contents(ByteView) override {}
+
   void regular_end() override {}
+
   void symlink(std::string_view) override {}
+
   void directory() override {}
+
   void entry(std::string_view) override { at_entry_(); }
+
   void directory_end() override {}
+
   std::function<void()> at_file;
 
 private:
@@ -202,12 +213,15 @@ TEST_CASE("tree archive: a tree that changes is noticed", "[sandbox][reject]") {
   fs::create_directory(folder.path / "t");
   folder.file("t/a", "contents", kPlain);
   Meddler shrink([] {});
-  shrink.at_file = [&] { fs::resize_file(folder.path / "t/a", 2); };
-  CHECK(code_of([&] { archive_tree(folder.fd.get(), "t", shrink, {}); })
-            .starts_with("archive.changed"));
+  shrink.at_file = [&] {
+    fs::resize_file(folder.path / "t/a", 2);
+  };
+  CHECK(code_of([&] {
+          archive_tree(folder.fd.get(), "t", shrink, {});
+        }).starts_with("archive.changed"));
   Meddler remove([&] { fs::remove(folder.path / "t/a"); });
-  CHECK(code_of([&] { archive_tree(folder.fd.get(), "t", remove, {}); })
-            .starts_with("archive.read"));
+  CHECK(
+      code_of([&] { archive_tree(folder.fd.get(), "t", remove, {}); }).starts_with("archive.read"));
 }
 
 TEST_CASE("tree unpacker: nothing that exists is touched or followed", "[sandbox][reject]") {

@@ -1,8 +1,7 @@
-#include <nixbuild/sandbox/vmdk.hpp>
+#include "support/scratch_folder.hpp"
 
 #include <nixbuild/base/error.hpp>
-
-#include "support/scratch_folder.hpp"
+#include <nixbuild/sandbox/vmdk.hpp>
 
 #include <catch2/catch.hpp>
 #include <fcntl.h>
@@ -29,7 +28,8 @@ std::string read_text(const std::filesystem::path& path) {
   return text.str();
 }
 
-DiskExtent extent_of(const std::filesystem::path& file, std::uint64_t offset, std::uint64_t length) {
+DiskExtent
+extent_of(const std::filesystem::path& file, std::uint64_t offset, std::uint64_t length) {
   return {UniqueFd(::open(file.c_str(), O_RDONLY | O_CLOEXEC)), offset, length};
 }
 
@@ -44,7 +44,9 @@ std::string pattern(std::size_t blocks, unsigned seed) {
   return text;
 }
 
-bool have_qemu_img() { return std::system("qemu-img --version >/dev/null 2>&1") == 0; }
+bool have_qemu_img() {
+  return std::system("qemu-img --version >/dev/null 2>&1") == 0;
+}
 
 } // namespace
 
@@ -128,8 +130,10 @@ TEST_CASE("vmdk: QEMU reads a disk of 300 extents as their concatenation", "[san
 
   std::vector<VmdkExtent> lines;
   for (const auto& extent : disk.extents) {
-    lines.push_back({"/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(extent.fd.get()),
-                     extent.offset, extent.length});
+    lines.push_back(
+        {"/proc/" + std::to_string(::getpid()) + "/fd/" + std::to_string(extent.fd.get()),
+         extent.offset,
+         extent.length});
   }
   const auto descriptor = sealed_file(vmdk_descriptor(lines));
   CHECK((::fcntl(descriptor.get(), F_GETFL) & O_ACCMODE) == O_RDONLY);

@@ -1,5 +1,4 @@
 #include "fixture.hpp"
-
 #include "store/masked_digest.hpp"
 
 #include <nixbuild/model/content_address.hpp>
@@ -14,9 +13,11 @@ using Method = model::ContentAddressMethod;
 
 namespace {
 
-std::string
-import_as(Ports& ports, const model::StorePath& path, std::string_view nar, std::string address,
-          model::StorePaths references = {}) {
+std::string import_as(Ports& ports,
+                      const model::StorePath& path,
+                      std::string_view nar,
+                      std::string address,
+                      model::StorePaths references = {}) {
   auto request = request_for(path, nar, std::move(references));
   request.content_address = std::move(address);
   return code_of([&] {
@@ -38,8 +39,10 @@ TEST_CASE("content addresses: known paths are accepted", "[store][golden]") {
   const auto nar = nar_of_file("hello");
   // Source: protocol facts 8.
   const auto source = model::StorePath::parse("yqi18hzk6wxzj2ksv7x9k8rnnzwirzz9-hello");
-  CHECK(import_as(ports, source, nar,
-                  "fixed:r:sha256:0sg9f58l1jj88w6pdrfdpj5x9b1zrwszk84j81zvby36q9whhhqa").empty());
+  CHECK(
+      import_as(
+          ports, source, nar, "fixed:r:sha256:0sg9f58l1jj88w6pdrfdpj5x9b1zrwszk84j81zvby36q9whhhqa")
+          .empty());
   const auto text = model::StorePath::parse("7fkyl4dcd4wp3va6qyfxz7c7gac4dwp4-src.txt");
   const auto hello = hash_of(HashAlgorithm::Sha256, bytes_of("hello"));
   CHECK(import_as(ports, text, nar, model::print({Method::Text, hello})).empty());
@@ -57,7 +60,8 @@ TEST_CASE("content addresses: known paths are accepted", "[store][golden]") {
   CHECK(import_as(ports,
                   model::StorePath::parse("9yw8zg8zabkb6xrhdxm7shpq2cjcx9ky-hello"),
                   nar,
-                  model::print(recursive)).empty());
+                  model::print(recursive))
+            .empty());
 }
 
 TEST_CASE("content addresses: wrong contents, paths and forms are refused", "[store][reject]") {
@@ -66,8 +70,10 @@ TEST_CASE("content addresses: wrong contents, paths and forms are refused", "[st
   const auto tree = nar_of_tree(2, "x");
   const auto other = hash_of(HashAlgorithm::Sha256, bytes_of("other"));
   const auto hello = hash_of(HashAlgorithm::Sha256, bytes_of("hello"));
-  const auto refused = [&](const model::StorePath& path, std::string_view archive,
-                           const std::string& address, model::StorePaths references = {}) {
+  const auto refused = [&](const model::StorePath& path,
+                           std::string_view archive,
+                           const std::string& address,
+                           model::StorePaths references = {}) {
     return import_as(ports, path, archive, address, std::move(references)) ==
            "store.content-address";
   };
@@ -104,8 +110,7 @@ TEST_CASE("content addresses: self references in both forms", "[store][golden]")
     return out;
   };
   const auto nar = nar_for(path);
-  const std::string address =
-      "fixed:r:sha256:18nrsqhkazc4vfyn8gn0kw60psmf29197n1hf96afkpyqyha06bx";
+  const std::string address = "fixed:r:sha256:18nrsqhkazc4vfyn8gn0kw60psmf29197n1hf96afkpyqyha06bx";
   CHECK(nar.size() == 336);
   CHECK(import_as(ports, path, nar, address) == "store.content-address");
   CHECK(import_as(ports, path, nar, address, {path}).empty());
@@ -113,8 +118,8 @@ TEST_CASE("content addresses: self references in both forms", "[store][golden]")
   MaskedDigest digest(HashAlgorithm::Sha256, path.hash_part());
   digest.update(bytes_of(nar));
   const model::ContentAddress plain{Method::NixArchive, digest.finish().plain};
-  const auto other = model::make_content_addressed_path(
-      model::StoreDir(), "cadrv", plain, {}, true);
+  const auto other =
+      model::make_content_addressed_path(model::StoreDir(), "cadrv", plain, {}, true);
   CHECK(import_as(ports, other, nar_for(other), model::print(plain), {other}).empty());
   CHECK(ports.store->verify(ports.account, {}).empty());
 }

@@ -1,7 +1,6 @@
 #include "fixture.hpp"
 
 #include <catch2/catch.hpp>
-
 #include <fcntl.h>
 #include <sys/mount.h>
 
@@ -117,9 +116,10 @@ TEST_CASE("file segments: many sealed before one commit", "[store]") {
   Ports ports(Kind::Files);
   std::vector<model::PathInfo> infos;
   for (int i = 0; i < 200; ++i) {
-    const auto nar = nar_of_file("file " + std::to_string(i) + std::string(i % 2 == 0 ? 0 : 5000, 'x'));
-    auto import = ports.store->begin_import(ports.account,
-                                            request_for(path_named(std::to_string(i)), nar));
+    const auto nar =
+        nar_of_file("file " + std::to_string(i) + std::string(i % 2 == 0 ? 0 : 5000, 'x'));
+    auto import =
+        ports.store->begin_import(ports.account, request_for(path_named(std::to_string(i)), nar));
     feed(import, nar);
     infos.push_back(import.seal());
   }

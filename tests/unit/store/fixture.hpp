@@ -89,10 +89,10 @@ struct Ports {
 
   [[nodiscard]] std::size_t drafts() const {
     const auto path = dir.path() / "drafts";
-    return kind == Kind::Memory ? 0
-                                : static_cast<std::size_t>(
-                                      std::distance(std::filesystem::directory_iterator(path),
-                                                    std::filesystem::directory_iterator()));
+    return kind == Kind::Memory
+               ? 0
+               : static_cast<std::size_t>(std::distance(std::filesystem::directory_iterator(path),
+                                                        std::filesystem::directory_iterator()));
   }
 
   [[nodiscard]] std::size_t segment_count() const {
@@ -170,9 +170,8 @@ inline std::size_t feed(Import& import, std::string_view nar, std::size_t piece 
   return taken;
 }
 
-inline ImportRequest request_for(const model::StorePath& path,
-                                 std::string_view nar,
-                                 model::StorePaths references = {}) {
+inline ImportRequest
+request_for(const model::StorePath& path, std::string_view nar, model::StorePaths references = {}) {
   return {.path = path,
           .deriver = {},
           .nar_hash = hash_of(HashAlgorithm::Sha256, bytes_of(nar)),
@@ -183,8 +182,8 @@ inline ImportRequest request_for(const model::StorePath& path,
           .scan_for = {}};
 }
 
-inline model::PathInfo add(Store& store, AccountId account, ImportRequest request,
-                           std::string_view nar) {
+inline model::PathInfo
+add(Store& store, AccountId account, ImportRequest request, std::string_view nar) {
   auto import = store.begin_import(account, std::move(request));
   feed(import, nar);
   auto info = import.seal();
@@ -192,12 +191,11 @@ inline model::PathInfo add(Store& store, AccountId account, ImportRequest reques
   return info;
 }
 
-inline model::PathInfo add_path(Ports& ports, std::string_view name, model::StorePaths references = {}) {
+inline model::PathInfo
+add_path(Ports& ports, std::string_view name, model::StorePaths references = {}) {
   const auto nar = nar_of_file("contents of " + std::string(name));
-  return add(*ports.store,
-             ports.account,
-             request_for(path_named(name), nar, std::move(references)),
-             nar);
+  return add(
+      *ports.store, ports.account, request_for(path_named(name), nar, std::move(references)), nar);
 }
 
 /// The whole NAR of an open path.

@@ -1,7 +1,6 @@
 #include "fixture.hpp"
 
 #include <catch2/catch.hpp>
-
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/ptrace.h>
@@ -27,9 +26,9 @@ namespace fs = std::filesystem;
 /// Runs `work` in a child process and kills it at its n-th system call (entries and exits both
 /// count, of all threads).
 struct Outcome {
-  std::size_t calls = 0;  ///< seen before the end
+  std::size_t calls = 0; ///< seen before the end
   bool killed = false;
-  bool failed = false;    ///< it ended by itself, and not well
+  bool failed = false; ///< it ended by itself, and not well
 };
 
 [[noreturn]] void run_child(const std::function<void()>& work) {
@@ -100,16 +99,16 @@ void work_on(const fs::path& dir, const std::string& round, int acknowledged) {
   Store store(*db, *segments, clock, model::StoreDir());
   const auto account = db->ensure_account("default");
   auto lease = store.lease(account);
-  const auto put = [&](const std::string& name, const std::string& nar,
-                       model::StorePaths references) {
-    const auto path = path_named(name);
-    lease.add(path);
-    add(store, account, request_for(path, nar, std::move(references)), nar);
-    const auto line = name + "\n";
-    if (::write(acknowledged, line.data(), line.size()) < 0) {
-      throw_system_error("test.pipe", "acknowledging");
-    }
-  };
+  const auto put =
+      [&](const std::string& name, const std::string& nar, model::StorePaths references) {
+        const auto path = path_named(name);
+        lease.add(path);
+        add(store, account, request_for(path, nar, std::move(references)), nar);
+        const auto line = name + "\n";
+        if (::write(acknowledged, line.data(), line.size()) < 0) {
+          throw_system_error("test.pipe", "acknowledging");
+        }
+      };
   put("small-" + round, nar_of_file("small " + round), {});
   put("large-" + round,
       nar_of_file("large " + round + std::string(2'500'000, 'x')),
@@ -193,7 +192,8 @@ std::optional<Outcome> round(const fs::path& dir, std::size_t limit, std::string
 
 } // namespace
 
-TEST_CASE("store: a process killed at any system call leaves a sound store", "[store][fault][slow]") {
+TEST_CASE("store: a process killed at any system call leaves a sound store",
+          "[store][fault][slow]") {
   const TemporaryDir dir;
   std::string flaw;
   const auto whole = round(dir.path(), SIZE_MAX, flaw);

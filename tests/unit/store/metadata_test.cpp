@@ -1,7 +1,6 @@
 #include "fixture.hpp"
 
 #include <catch2/catch.hpp>
-
 #include <fcntl.h>
 #include <sqlite3.h>
 
@@ -65,8 +64,12 @@ TEST_CASE("metadata: accounts are made once, listed, and removed", "[store]") {
 
 TEST_CASE("metadata: account names out of the rule are refused", "[store][reject]") {
   Database base(GENERATE(false, true));
-  for (const auto& name : {std::string(), std::string("-a"), std::string("A"), std::string("a b"),
-                           std::string("a/b"), std::string(64, 'a')}) {
+  for (const auto& name : {std::string(),
+                           std::string("-a"),
+                           std::string("A"),
+                           std::string("a b"),
+                           std::string("a/b"),
+                           std::string(64, 'a')}) {
     CHECK(code_of([&] { base.db->ensure_account(name); }) == "account.name");
   }
   CHECK(code_of([&] { base.db->ensure_account(std::string(63, 'a')); }).empty());
@@ -117,8 +120,7 @@ TEST_CASE("metadata: questions about many paths keep the order asked", "[store]"
   std::sort(sorted.begin(), sorted.end());
   CHECK(base.db->all_paths(base.a) == sorted);
   // Same hash part, other name: another path.
-  const auto impostor =
-      model::StorePath::parse(std::string(expected[0].hash_part()) + "-impostor");
+  const auto impostor = model::StorePath::parse(std::string(expected[0].hash_part()) + "-impostor");
   CHECK(base.db->valid_paths(base.a, {&impostor, 1}).empty());
   CHECK_FALSE(base.db->path_info(base.a, impostor));
   auto taken = info_for("p1");
@@ -324,7 +326,8 @@ TEST_CASE("metadata: a file that is no database is refused", "[store][reject]") 
     REQUIRE(::write(fd.get(), junk.data(), junk.size()) == 8192);
   }
   CHECK(code_of([&] { static_cast<void>(open_sqlite_metadata(path)); }) == "metadata.corrupt");
-  CHECK(code_of([&] { static_cast<void>(open_sqlite_metadata(dir.path() / "no" / "db")); }) == "metadata.sqlite");
+  CHECK(code_of([&] { static_cast<void>(open_sqlite_metadata(dir.path() / "no" / "db")); }) ==
+        "metadata.sqlite");
 }
 
 TEST_CASE("metadata: a hundred thousand paths", "[store][slow]") {
@@ -350,8 +353,8 @@ TEST_CASE("metadata: a hundred thousand paths", "[store][slow]") {
     const auto start = std::chrono::steady_clock::now();
     const auto cpu = std::clock();
     work();
-    std::cout << "# " << what << ": "
-              << static_cast<double>(std::clock() - cpu) / CLOCKS_PER_SEC << " cpu-s, "
+    std::cout << "# " << what << ": " << static_cast<double>(std::clock() - cpu) / CLOCKS_PER_SEC
+              << " cpu-s, "
               << std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()
               << " s\n";
   };

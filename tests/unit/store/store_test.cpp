@@ -116,8 +116,9 @@ TEST_CASE("store: an invalid reference is refused and leaves nothing", "[store][
   CHECK(ports.drafts() == 0);
   CHECK(ports.db->all_paths(ports.account).empty());
   const auto unknown = info_for("never-imported");
-  CHECK(code_of([&] { ports.store->commit(ports.account, {&unknown, 1}); }) ==
-        "store.missing-segment");
+  CHECK(code_of([&] {
+          ports.store->commit(ports.account, {&unknown, 1});
+        }) == "store.missing-segment");
 }
 
 TEST_CASE("store: a path that is valid already takes its bytes and stays", "[store]") {
@@ -267,7 +268,8 @@ TEST_CASE("store: collection spares imports on their way", "[store]") {
   Ports ports(GENERATE(Kind::Memory, Kind::Files));
   const auto low = add_path(ports, "low").path;
   const auto nar = nar_of_file("new");
-  auto import = ports.store->begin_import(ports.account, request_for(path_named("new"), nar, {low}));
+  auto import =
+      ports.store->begin_import(ports.account, request_for(path_named("new"), nar, {low}));
   CHECK(ports.store->collect_garbage(ports.account, {}).paths_removed == 0);
   feed(import, nar);
   CHECK(ports.store->collect_garbage(ports.account, {}).paths_removed == 0);
