@@ -136,8 +136,7 @@ void GuestSession::send_output(std::uint32_t index) {
     violated(fmt::format("output {} cannot be asked for now", index));
   }
   frames_.restart();
-  output_.emplace();
-  output_->index = index;
+  output_.emplace(index);
   outgoing_ += guest::encode(guest::SendOutput{index});
 }
 

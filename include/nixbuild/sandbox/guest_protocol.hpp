@@ -243,7 +243,9 @@ private:
   enum class State : std::uint8_t { Booting, Preparing, Running, Exited, Down };
 
   struct Receiving {
-    std::uint32_t index = 0;
+    explicit Receiving(std::uint32_t output) : index(output) {}
+
+    std::uint32_t index;
     std::optional<std::string> told; ///< error text of OutputEnd, once it came
   };
 
