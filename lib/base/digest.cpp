@@ -1,5 +1,4 @@
 #include <nixbuild/base/digest.hpp>
-
 #include <nixbuild/base/error.hpp>
 
 #include <fmt/format.h>
@@ -84,12 +83,13 @@ struct Hasher::State {
   explicit State(HashAlgorithm a) : algorithm(a), context(EVP_MD_CTX_new()) {
     if (context == nullptr || EVP_DigestInit_ex(context, method_of(a), nullptr) != 1) {
       EVP_MD_CTX_free(context);
-      throw Error(
-          Reaction::Internal, "hash.init", fmt::format("OpenSSL refuses {}", name_of(a)));
+      throw Error(Reaction::Internal, "hash.init", fmt::format("OpenSSL refuses {}", name_of(a)));
     }
   }
+
   State(const State&) = delete;
   State& operator=(const State&) = delete;
+
   ~State() { EVP_MD_CTX_free(context); }
 };
 

@@ -1,10 +1,9 @@
 #include <nixbuild/base/ed25519.hpp>
-
 #include <nixbuild/base/error.hpp>
 
-#include <algorithm>
-
 #include <sodium.h>
+
+#include <algorithm>
 
 namespace nixbuild {
 

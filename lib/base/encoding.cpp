@@ -1,5 +1,4 @@
 #include <nixbuild/base/encoding.hpp>
-
 #include <nixbuild/base/error.hpp>
 
 #include <fmt/format.h>
@@ -175,6 +174,8 @@ Bytes nix32_decode(std::string_view text, std::size_t size) {
   return out;
 }
 
-bool is_nix32(char c) noexcept { return value_of(kNix32Values, c) != kInvalid; }
+bool is_nix32(char c) noexcept {
+  return value_of(kNix32Values, c) != kInvalid;
+}
 
 } // namespace nixbuild

@@ -88,8 +88,7 @@ Reaction reaction_of_errno(int number) noexcept {
 
 void throw_system_error(std::string_view code, std::string_view what, int error_number) {
   const int number = error_number != 0 ? error_number : errno;
-  throw Error(
-      reaction_of_errno(number), code, fmt::format("{}: {}", what, std::strerror(number)));
+  throw Error(reaction_of_errno(number), code, fmt::format("{}: {}", what, std::strerror(number)));
 }
 
 } // namespace nixbuild

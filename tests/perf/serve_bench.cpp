@@ -37,7 +37,7 @@ Every server gets private stores below each DIR. In every round each server runs
 once; medians are printed, and the ratio of each server to the last one named. Queries and dumps
 run in the first DIR only. PROGRAM is a nixbuild-serve (its daemon starts by itself) or a nix-store.
 
-    --rounds N   how often (3)                   --files N  files of the tree (50000)
+    --rounds N   how often (4)                   --files N  files of the tree (50000)
     --paths N    paths that queries name (100000)  --mib N    size of the big file (1024)
     --adds N     small paths that are added (2000) --only TEXT  benchmarks whose name contains TEXT
 )";
@@ -45,7 +45,7 @@ run in the first DIR only. PROGRAM is a nixbuild-serve (its daemon starts by its
 struct Options {
   std::vector<ServerCommand> servers;
   std::vector<std::pair<std::string, std::string>> directories;
-  std::size_t rounds = 3;
+  std::size_t rounds = 4;
   std::size_t paths = 100'000;
   std::size_t adds = 2'000;
   std::size_t files = 50'000;
@@ -318,6 +318,13 @@ public:
 
 private:
   [[nodiscard]] bool wanted(const std::string& name) const;
+
+  /// Servers in the order of this round: each goes first as often as the others, because who goes
+  /// first finds memory and disk as others have left them.
+  [[nodiscard]] std::size_t turn(std::size_t round, std::size_t place) const {
+    return (round + place) % options_.servers.size();
+  }
+
   [[nodiscard]] std::unique_ptr<ServerStore>
   make_store(const ServerCommand& server, const std::string& directory, const char* purpose);
   void fill(const ServerStore& store, Contents contents) const;
@@ -412,8 +419,8 @@ void Course::run_starts() {
   const std::string cold = "start to greeting, new store, no daemon yet";
   const auto& [place, directory] = options_.directories.front();
   for (std::size_t round = 0; round < options_.rounds; ++round) {
-    for (const auto& server : options_.servers) {
-      const auto store = make_store(server, directory, "start");
+    for (std::size_t i = 0; i < options_.servers.size(); ++i) {
+      const auto store = make_store(options_.servers[turn(round, i)], directory, "start");
       if (wanted(cold)) {
         const Stopwatch watch;
         Session session(*store);
@@ -426,7 +433,7 @@ void Course::run_starts() {
       if (wanted(warm)) {
         Session(*store).close();
         const auto daemon = store->daemon();
-        for (std::size_t i = 0; i < times; ++i) {
+        for (std::size_t time = 0; time < times; ++time) {
           const auto before = cpu_seconds_of(daemon);
           const Stopwatch watch;
           Session session(*store);
@@ -461,8 +468,8 @@ void Course::run_stored(const std::vector<Bench>& benches, Contents contents) {
   }
   for (std::size_t round = 0; round < options_.rounds; ++round) {
     for (const auto& bench : chosen) {
-      for (const auto& store : stores) {
-        measure(bench, *store, place);
+      for (std::size_t i = 0; i < stores.size(); ++i) {
+        measure(bench, *stores[turn(round, i)], place);
       }
     }
   }
@@ -475,8 +482,8 @@ void Course::run_adds(const std::vector<Bench>& benches) {
         if (bench.contents != Contents::Nothing || !wanted(bench.name)) {
           continue;
         }
-        for (const auto& server : options_.servers) {
-          const auto store = make_store(server, directory, "new");
+        for (std::size_t i = 0; i < options_.servers.size(); ++i) {
+          const auto store = make_store(options_.servers[turn(round, i)], directory, "new");
           Session(*store).close(); // the store's own files are there before the clock runs
           measure(bench, *store, place);
         }

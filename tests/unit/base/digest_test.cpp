@@ -1,5 +1,4 @@
 #include <nixbuild/base/digest.hpp>
-
 #include <nixbuild/base/ed25519.hpp>
 #include <nixbuild/base/encoding.hpp>
 #include <nixbuild/base/error.hpp>

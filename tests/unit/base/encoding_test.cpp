@@ -1,6 +1,5 @@
-#include <nixbuild/base/encoding.hpp>
-
 #include <nixbuild/base/digest.hpp>
+#include <nixbuild/base/encoding.hpp>
 #include <nixbuild/base/error.hpp>
 
 #include <catch2/catch.hpp>

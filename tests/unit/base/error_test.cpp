@@ -1,13 +1,11 @@
+#include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/base/error.hpp>
 
-#include <nixbuild/base/descriptor.hpp>
-
 #include <catch2/catch.hpp>
+#include <fcntl.h>
 
 #include <cerrno>
 #include <string>
-
-#include <fcntl.h>
 
 using namespace nixbuild;
 
