@@ -6,6 +6,7 @@
 #include <nixbuild/server/handoff.hpp>
 
 #include <boost/program_options.hpp>
+#include <fcntl.h>
 #include <malloc.h>
 #include <unistd.h>
 
@@ -59,6 +60,7 @@ nixbuild::UniqueFd socket_of_service_manager() {
   if (pid == nullptr || count == nullptr || std::atol(pid) != ::getpid() || std::atoi(count) < 1) {
     return {};
   }
+  ::fcntl(3, F_SETFD, FD_CLOEXEC);
   return nixbuild::UniqueFd(3);
 }
 
