@@ -21,6 +21,9 @@ namespace {
 constexpr std::size_t kReadBuffer = 256 * kKiB;
 constexpr std::size_t kInfosAtOnce = 2000;
 constexpr std::size_t kGather = 128 * kKiB;
+/// Questions about so few paths are answered on the session's own strand: the database answers in
+/// microseconds, and a visit to the blocking pool costs more.
+constexpr std::size_t kAnswerAtOnce = 16;
 /// Shorter ranges of stored contents are copied into the gathered reply; longer ones go by
 /// sendfile.
 constexpr std::uint64_t kCopyBelow = 32 * kKiB;
@@ -129,7 +132,11 @@ aio::Task<void> ServeState::query_valid_paths(serve::QueryValidPaths request) {
     const auto valid = parts_.store.db().valid_paths(account_, request.paths);
     serve::write_paths(reply_, parts_.store.dir(), valid);
   };
-  co_await parts_.pool.run(std::move(work));
+  if (request.paths.size() <= kAnswerAtOnce) {
+    work();
+  } else {
+    co_await parts_.pool.run(std::move(work));
+  }
   co_await reply();
 }
 
@@ -145,7 +152,11 @@ aio::Task<void> ServeState::query_path_infos(serve::QueryPathInfos request) {
       const auto some = std::span<const model::StorePath>(request.paths).subspan(begin, count);
       parts_.store.db().path_infos(account_, some, visit);
     };
-    co_await parts_.pool.run(std::move(work));
+    if (count <= kAnswerAtOnce) {
+      work();
+    } else {
+      co_await parts_.pool.run(std::move(work));
+    }
     if (reply_.size() >= kGather) {
       co_await reply();
     }
