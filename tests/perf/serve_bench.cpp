@@ -8,6 +8,8 @@
 #include <nixbuild/protocol/export_stream.hpp>
 
 #include <fmt/format.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -135,6 +137,15 @@ double median(const Measurements& all, double Measurement::*field) {
   std::sort(values.begin(), values.end());
   const auto middle = values.size() / 2;
   return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+bool is_tmpfs(const std::string& directory) {
+  struct statfs info {};
+
+  system_call("perf.directory", "looking at " + directory, [&] {
+    return ::statfs(directory.c_str(), &info);
+  });
+  return info.f_type == TMPFS_MAGIC;
 }
 
 class Stopwatch {
@@ -326,7 +337,7 @@ private:
   }
 
   [[nodiscard]] std::unique_ptr<ServerStore>
-  make_store(const ServerCommand& server, const std::string& directory, const char* purpose);
+  make_store(const ServerCommand& server, const std::string& directory, const std::string& purpose);
   void fill(const ServerStore& store, Contents contents) const;
   void run_starts();
   void run_stored(const std::vector<Bench>& benches, Contents contents);
@@ -353,8 +364,9 @@ bool Course::wanted(const std::string& name) const {
          });
 }
 
-std::unique_ptr<ServerStore>
-Course::make_store(const ServerCommand& server, const std::string& directory, const char* purpose) {
+std::unique_ptr<ServerStore> Course::make_store(const ServerCommand& server,
+                                                const std::string& directory,
+                                                const std::string& purpose) {
   return std::make_unique<ServerStore>(
       server, fmt::format("{}/serve-bench-{}-{}-{}", directory, ::getpid(), server.name, purpose));
 }
@@ -476,16 +488,26 @@ void Course::run_stored(const std::vector<Bench>& benches, Contents contents) {
 }
 
 void Course::run_adds(const std::vector<Bench>& benches) {
+  std::size_t number = 0;
   for (const auto& [place, directory] : options_.directories) {
+    // ext4 steps over every inode that was deleted in the last minutes, one by one, when it makes a
+    // file: a store that goes would slow down the next one.
+    const bool keep_stores = !is_tmpfs(directory);
+    std::vector<std::unique_ptr<ServerStore>> kept;
     for (std::size_t round = 0; round < options_.rounds; ++round) {
       for (const auto& bench : benches) {
         if (bench.contents != Contents::Nothing || !wanted(bench.name)) {
           continue;
         }
         for (std::size_t i = 0; i < options_.servers.size(); ++i) {
-          const auto store = make_store(options_.servers[turn(round, i)], directory, "new");
+          const auto purpose = fmt::format("new-{}", ++number);
+          auto store = make_store(options_.servers[turn(round, i)], directory, purpose);
           Session(*store).close(); // the store's own files are there before the clock runs
           measure(bench, *store, place);
+          store->stop_daemon();
+          if (keep_stores) {
+            kept.push_back(std::move(store));
+          }
         }
       }
     }
