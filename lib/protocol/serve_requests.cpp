@@ -59,6 +59,10 @@ bool needs_write(const Request& request) noexcept {
   return kOperations[request.index()].needs_write;
 }
 
+Permission permission_of(const Request& request) noexcept {
+  return kOperations[request.index()].permission;
+}
+
 void write_request(std::string& out,
                    const model::StoreDir& dir,
                    Version version,

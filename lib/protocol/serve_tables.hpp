@@ -169,6 +169,7 @@ struct Operation {
   std::uint64_t number;
   std::string_view name;
   bool needs_write;
+  Permission permission;
   Version since;
   std::string_view reply; ///< for the documentation
   std::size_t index;      ///< of the request's type in Request
@@ -196,11 +197,13 @@ template <class R>
 constexpr Operation operation(std::uint64_t number,
                               std::string_view name,
                               bool needs_write,
+                              Permission permission,
                               Version since,
                               std::string_view reply) {
   return {number,
           name,
           needs_write,
+          permission,
           since,
           reply,
           request_index<R>(),
@@ -209,20 +212,36 @@ constexpr Operation operation(std::uint64_t number,
 }
 
 inline constexpr std::array kOperations{
-    operation<QueryValidPaths>(
-        1, "QueryValidPaths", false, Version{2, 0}, "the valid ones as paths"),
+    operation<QueryValidPaths>(1,
+                               "QueryValidPaths",
+                               false,
+                               Permission::StoreRead,
+                               Version{2, 0},
+                               "the valid ones as paths"),
     operation<QueryPathInfos>(2,
                               "QueryPathInfos",
                               false,
+                              Permission::StoreRead,
                               Version{2, 0},
                               "for each valid path: path, PathInfo; then an empty string"),
-    operation<DumpStorePath>(3, "DumpStorePath", false, Version{2, 0}, "NAR"),
-    operation<ImportPaths>(4, "ImportPaths", true, Version{2, 0}, "1, after the export stream"),
-    operation<ExportPaths>(5, "ExportPaths", false, Version{2, 0}, "export stream"),
-    operation<BuildPaths>(6, "BuildPaths", true, Version{2, 0}, "0, or status and message"),
-    operation<QueryClosure>(7, "QueryClosure", false, Version{2, 0}, "paths"),
-    operation<BuildDerivation>(8, "BuildDerivation", true, Version{2, 1}, "BuildResult"),
-    operation<AddToStoreNar>(9, "AddToStoreNar", true, Version{2, 5}, "1, after the NAR"),
+    operation<DumpStorePath>(
+        3, "DumpStorePath", false, Permission::StoreRead, Version{2, 0}, "NAR"),
+    operation<ImportPaths>(4,
+                           "ImportPaths",
+                           true,
+                           Permission::StoreWrite,
+                           Version{2, 0},
+                           "1, after the export stream"),
+    operation<ExportPaths>(
+        5, "ExportPaths", false, Permission::StoreRead, Version{2, 0}, "export stream"),
+    operation<BuildPaths>(
+        6, "BuildPaths", true, Permission::BuildWrite, Version{2, 0}, "0, or status and message"),
+    operation<QueryClosure>(
+        7, "QueryClosure", false, Permission::StoreRead, Version{2, 0}, "paths"),
+    operation<BuildDerivation>(
+        8, "BuildDerivation", true, Permission::BuildWrite, Version{2, 1}, "BuildResult"),
+    operation<AddToStoreNar>(
+        9, "AddToStoreNar", true, Permission::StoreWrite, Version{2, 5}, "1, after the NAR"),
 };
 
 /// Row i belongs to alternative i of Request.

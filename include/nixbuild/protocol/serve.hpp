@@ -92,6 +92,7 @@ using Request = std::variant<QueryValidPaths,
 [[nodiscard]] NIXBUILD_API std::uint64_t command_of(const Request& request) noexcept;
 /// The server refuses it without `--write`.
 [[nodiscard]] NIXBUILD_API bool needs_write(const Request& request) noexcept;
+[[nodiscard]] NIXBUILD_API Permission permission_of(const Request& request) noexcept;
 
 /// PathInfo as serve sends it: registration time and `ultimate` do not cross.
 struct PathInfoReply {

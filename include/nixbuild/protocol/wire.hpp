@@ -17,6 +17,18 @@ struct Limits {
   std::size_t message_bytes = 1024 * 1024 * 1024; ///< of one request or reply without its NAR
 };
 
+/// What a peer must be allowed to do before an operation is answered; each operation's row has one.
+enum class Permission : std::uint8_t {
+  StoreRead,    ///< ask about paths and take their contents
+  StoreWrite,   ///< add paths, signatures, roots
+  BuildRead,    ///< look at builds and their logs
+  BuildWrite,   ///< have something built
+  AccountWrite, ///< collect garbage, verify, optimise: what concerns a whole store
+};
+
+/// `StoreRead`, …
+[[nodiscard]] NIXBUILD_API std::string_view name_of(Permission permission) noexcept;
+
 /// A protocol version as it stands in one 64-bit word: major * 256 + minor.
 class Version {
 public:

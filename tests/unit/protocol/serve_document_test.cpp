@@ -71,10 +71,12 @@ std::string document() {
          "zero bytes up to a multiple\nof eight. A list or map is a count and its elements. A path "
          "is a string.\n\n"
          "## Operations\n\n"
-         "| number | name | since | needs `--write` | reply |\n|---|---|---|---|---|\n";
+         "| number | name | since | needs `--write` | permission | reply "
+         "|\n|---|---|---|---|---|---|\n";
   for (const auto& row : serve::kOperations) {
     out << "| " << row.number << " | " << row.name << " | " << text_of_version(row.since) << " | "
-        << (row.needs_write ? "yes" : "no") << " | " << row.reply << " |\n";
+        << (row.needs_write ? "yes" : "no") << " | " << name_of(row.permission) << " | "
+        << row.reply << " |\n";
   }
   out << "\n## Requests\n\n";
   print_requests(out, std::make_index_sequence<serve::kOperations.size()>());

@@ -228,6 +228,9 @@ TEST_CASE("serve requests: names, numbers, permission", "[protocol]") {
     CHECK(command_of(requests[i]) == expected[i].second);
     const auto number = expected[i].second;
     CHECK(needs_write(requests[i]) == (number == 4 || number == 6 || number == 8 || number == 9));
+    CHECK(permission_of(requests[i]) == (number == 6 || number == 8   ? Permission::BuildWrite
+                                         : number == 4 || number == 9 ? Permission::StoreWrite
+                                                                      : Permission::StoreRead));
   }
 }
 
