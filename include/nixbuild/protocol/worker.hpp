@@ -64,9 +64,9 @@ enum class Payload : std::uint8_t {
 
 /// Something that the server has to write during the greeting.
 enum class GreetingStep : std::uint8_t {
-  Hello,    ///< `write_hello`: after the client's first 8 bytes; older clients wait for it (T21)
-  Features, ///< `write_features`: after the client's version and features; only from 1.38
-  Welcome,  ///< `write_welcome`, then messages if any, then `Last`: after all that the client sends
+  Hello,       ///< `write_hello`: after the client's first 8 bytes; older clients wait for it (T21)
+  FeatureList, ///< `write_features`: after the client's version and features; only from 1.38
+  Welcome, ///< `write_welcome`, then messages if any, then `Last`: after all that the client sends
 };
 
 /// Server side of one connection: gathers bytes, gives requests. Decoding costs time linear in the

@@ -431,6 +431,7 @@ struct BuildsReply {
 /// QueryRealisation: none or one, more only from peers without the feature
 /// `realisation-with-path-not-hash`. Below 1.31 without signatures.
 struct RealisationsReply {
+  DrvOutput id; ///< as it was asked for; crosses only from 1.31 without the feature
   std::vector<model::Realisation> realisations;
   bool operator==(const RealisationsReply&) const = default;
 };
