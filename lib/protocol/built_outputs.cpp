@@ -18,12 +18,41 @@ constexpr std::size_t kShownBytes = 200;
   throw Error(Reaction::Reject, "wire.realisation", std::move(message));
 }
 
-struct Key {
-  Hash hash;
-  std::string output;
-};
+std::string_view string_member(const boost::json::object& object, std::string_view name) {
+  const auto* value = object.if_contains(name);
+  if (value == nullptr || !value->is_string()) {
+    reject(fmt::format("a realisation has no text '{}'", name));
+  }
+  return value->get_string();
+}
 
-Key parse_key(std::string_view text) {
+void add_output(Outputs& out, std::string name, model::Realisation realisation) {
+  if (!out.try_emplace(std::move(name), std::move(realisation)).second) {
+    reject("an output stands twice in a build result");
+  }
+}
+
+std::vector<std::string> signatures_of(const boost::json::object& object) {
+  std::vector<std::string> out;
+  const auto* signatures = object.if_contains("signatures");
+  if (signatures == nullptr) {
+    return out;
+  }
+  if (!signatures->is_array()) {
+    reject("the signatures of a realisation are no list");
+  }
+  for (const auto& signature : signatures->get_array()) {
+    if (!signature.is_string()) {
+      reject("a signature of a realisation is no text");
+    }
+    out.emplace_back(signature.get_string());
+  }
+  return out;
+}
+
+} // namespace
+
+OutputKey parse_output_key(std::string_view text) {
   const auto mark = text.find('!');
   if (!text.starts_with("sha256:") || mark != 7 + 64 ||
       !model::valid_output_name(text.substr(mark + 1))) {
@@ -33,10 +62,8 @@ Key parse_key(std::string_view text) {
   return {model::parse_hash(text.substr(0, mark)), std::string(text.substr(mark + 1))};
 }
 
-std::string print_key(const KeyedResult& value, const std::string& output) {
-  const auto key = value.keys.find(output);
-  const Hash hash = key == value.keys.end() ? Hash() : key->second;
-  return fmt::format("sha256:{}!{}", model::hash_hex(hash), output);
+std::string print_output_key(const OutputKey& key) {
+  return fmt::format("sha256:{}!{}", model::hash_hex(key.hash), key.output);
 }
 
 std::string print_realisation(const std::string& id, const model::Realisation& realisation) {
@@ -52,15 +79,7 @@ std::string print_realisation(const std::string& id, const model::Realisation& r
   return boost::json::serialize(object);
 }
 
-std::string_view string_member(const boost::json::object& object, std::string_view name) {
-  const auto* value = object.if_contains(name);
-  if (value == nullptr || !value->is_string()) {
-    reject(fmt::format("a realisation has no text '{}'", name));
-  }
-  return value->get_string();
-}
-
-model::Realisation parse_realisation(std::string_view text, std::string_view id) {
+KeyedRealisation parse_realisation(std::string_view text) {
   boost::system::error_code error;
   boost::json::parse_options options;
   options.max_depth = 8;
@@ -70,54 +89,40 @@ model::Realisation parse_realisation(std::string_view text, std::string_view id)
     reject(fmt::format("'{}' is no JSON object", text.substr(0, kShownBytes)));
   }
   const auto& object = value.get_object();
-  if (string_member(object, "id") != id) {
-    reject(fmt::format("a realisation under '{}' has another id", id));
-  }
-  model::Realisation out{model::StorePath::parse(string_member(object, "outPath")), {}};
-  if (const auto* signatures = object.if_contains("signatures")) {
-    if (!signatures->is_array()) {
-      reject("the signatures of a realisation are no list");
-    }
-    for (const auto& signature : signatures->get_array()) {
-      if (!signature.is_string()) {
-        reject("a signature of a realisation is no text");
-      }
-      out.signatures.emplace_back(signature.get_string());
-    }
-  }
-  return out;
+  std::string id(string_member(object, "id"));
+  return {std::move(id),
+          {model::StorePath::parse(string_member(object, "outPath")), signatures_of(object)}};
 }
 
-void add_output(KeyedResult& out, std::string name, model::Realisation realisation) {
-  if (!out.result.outputs.try_emplace(std::move(name), std::move(realisation)).second) {
-    reject("an output stands twice in a build result");
-  }
-}
-
-} // namespace
-
-void OutputsByHash::shape(Shape& shape, std::string_view field, Version) {
+void OutputsByHash::shape(Shape& shape, std::string_view field, const Dialect&) {
   shape.add(StepKind::Repeat, field, [&] {
     shape.add(StepKind::String, field);
     shape.add(StepKind::String, field);
   });
 }
 
-void OutputsByHash::read(Decoder& decoder, KeyedResult& out) {
+void OutputsByHash::read_outputs(Decoder& decoder, Outputs& outputs, OutputHashes& keys) {
   const std::size_t count = decoder.count();
   for (std::size_t i = 0; i < count; ++i) {
     const std::string_view id = decoder.string();
-    Key key = parse_key(id);
-    auto realisation = parse_realisation(decoder.string(), id);
-    out.keys.emplace(key.output, key.hash);
-    add_output(out, std::move(key.output), std::move(realisation));
+    OutputKey key = parse_output_key(id);
+    auto realisation = parse_realisation(decoder.string());
+    if (realisation.id != id) {
+      reject(fmt::format("a realisation under '{}' has another id", id));
+    }
+    keys.emplace(key.output, key.hash);
+    add_output(outputs, std::move(key.output), std::move(realisation.realisation));
   }
 }
 
-void OutputsByHash::write(Encoder& encoder, const KeyedResult& value) {
+void OutputsByHash::write_outputs(Encoder& encoder,
+                                  const Outputs& outputs,
+                                  const OutputHashes& keys) {
   std::map<std::string, const model::Realisation*> sorted;
-  for (const auto& [name, realisation] : value.result.outputs) {
-    sorted.emplace(print_key(value, name), &realisation);
+  for (const auto& [name, realisation] : outputs) {
+    const auto key = keys.find(name);
+    const Hash hash = key == keys.end() ? Hash() : key->second;
+    sorted.emplace(print_output_key({hash, name}), &realisation);
   }
   encoder.word(sorted.size());
   for (const auto& [id, realisation] : sorted) {
@@ -126,15 +131,15 @@ void OutputsByHash::write(Encoder& encoder, const KeyedResult& value) {
   }
 }
 
-void OutputsByName::shape(Shape& shape, std::string_view field, Version version) {
+void OutputsByName::shape(Shape& shape, std::string_view field, const Dialect& dialect) {
   shape.add(StepKind::Repeat, field, [&] {
     shape.add(StepKind::String, field);
     shape.add(StepKind::String, field);
-    Texts::shape(shape, field, version);
+    Texts::shape(shape, field, dialect);
   });
 }
 
-void OutputsByName::read(Decoder& decoder, KeyedResult& out) {
+void OutputsByName::read_outputs(Decoder& decoder, Outputs& outputs) {
   const std::size_t count = decoder.count();
   for (std::size_t i = 0; i < count; ++i) {
     const std::string_view name = decoder.string();
@@ -143,13 +148,13 @@ void OutputsByName::read(Decoder& decoder, KeyedResult& out) {
     }
     model::Realisation realisation{decoder.path(), {}};
     Texts::read(decoder, realisation.signatures);
-    add_output(out, std::string(name), std::move(realisation));
+    add_output(outputs, std::string(name), std::move(realisation));
   }
 }
 
-void OutputsByName::write(Encoder& encoder, const KeyedResult& value) {
-  encoder.word(value.result.outputs.size());
-  for (const auto& [name, realisation] : value.result.outputs) {
+void OutputsByName::write_outputs(Encoder& encoder, const Outputs& outputs) {
+  encoder.word(outputs.size());
+  for (const auto& [name, realisation] : outputs) {
     encoder.string(name);
     encoder.path(realisation.path);
     Texts::write(encoder, realisation.signatures);

@@ -19,19 +19,19 @@
 namespace nixbuild::protocol::wire {
 
 struct WordShape {
-  static void shape(Shape& shape, std::string_view field, Version) {
+  static void shape(Shape& shape, std::string_view field, const Dialect&) {
     shape.add(StepKind::Word, field);
   }
 };
 
 struct StringShape {
-  static void shape(Shape& shape, std::string_view field, Version) {
+  static void shape(Shape& shape, std::string_view field, const Dialect&) {
     shape.add(StepKind::String, field);
   }
 };
 
 struct ListOfStringsShape {
-  static void shape(Shape& shape, std::string_view field, Version) {
+  static void shape(Shape& shape, std::string_view field, const Dialect&) {
     shape.add(StepKind::Repeat, field, [&] { shape.add(StepKind::String, field); });
   }
 };
@@ -102,8 +102,8 @@ template <class Codec>
 struct Known {
   static constexpr std::string_view kind = Codec::kind;
 
-  static void shape(Shape& shape, std::string_view field, Version version) {
-    Codec::shape(shape, field, version);
+  static void shape(Shape& shape, std::string_view field, const Dialect& dialect) {
+    Codec::shape(shape, field, dialect);
   }
 
   template <class Value>

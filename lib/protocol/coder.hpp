@@ -1,5 +1,6 @@
 #pragma once
 
+#include "protocol/dialect.hpp"
 #include "protocol/word.hpp"
 
 #include <nixbuild/model/store_path.hpp>
@@ -14,10 +15,10 @@ namespace nixbuild::protocol::wire {
 /// Reads a message that a Skimmer has found complete.
 class Decoder {
 public:
-  Decoder(ByteView bytes, const model::StoreDir& dir, Version version)
-      : bytes_(bytes), dir_(dir), version_(version) {}
+  Decoder(ByteView bytes, const model::StoreDir& dir, const Dialect& dialect)
+      : bytes_(bytes), dir_(dir), dialect_(dialect) {}
 
-  [[nodiscard]] Version version() const noexcept { return version_; }
+  [[nodiscard]] const Dialect& dialect() const noexcept { return dialect_; }
 
   [[nodiscard]] const model::StoreDir& dir() const noexcept { return dir_; }
 
@@ -49,17 +50,17 @@ private:
 
   ByteView bytes_;
   const model::StoreDir& dir_;
-  Version version_;
+  Dialect dialect_;
   std::string_view field_ = "command";
 };
 
 /// Appends the parts of messages to a string.
 class Encoder {
 public:
-  Encoder(std::string& out, const model::StoreDir& dir, Version version)
-      : out_(out), dir_(dir), version_(version) {}
+  Encoder(std::string& out, const model::StoreDir& dir, const Dialect& dialect)
+      : out_(out), dir_(dir), dialect_(dialect) {}
 
-  [[nodiscard]] Version version() const noexcept { return version_; }
+  [[nodiscard]] const Dialect& dialect() const noexcept { return dialect_; }
 
   [[nodiscard]] const model::StoreDir& dir() const noexcept { return dir_; }
 
@@ -85,7 +86,7 @@ private:
 
   std::string& out_;
   const model::StoreDir& dir_;
-  Version version_;
+  Dialect dialect_;
 };
 
 } // namespace nixbuild::protocol::wire

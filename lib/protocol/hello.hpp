@@ -6,18 +6,29 @@
 
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
-namespace nixbuild::protocol::serve {
+namespace nixbuild::protocol::wire {
 
-/// Reads the other side's magic and version. Source: protocol facts 2.1.
+/// What distinguishes the beginnings of protocols.
+struct HelloKind {
+  std::string_view protocol;
+  std::string_view magic_code;   ///< the error of a wrong magic
+  std::string_view version_code; ///< the error of a version that is not spoken
+  Version oldest;
+};
+
+/// Reads the other side's magic and version. Source: protocol facts 2.1, 3.1.
 class HelloReader {
 public:
-  HelloReader(std::uint64_t magic, Version own) : magic_(magic), own_(own) {}
+  HelloReader(const HelloKind& kind, std::uint64_t magic, Version own)
+      : kind_(kind), magic_(magic), own_(own) {}
 
-  /// Takes the magic when it is there. Error `serve.magic`.
-  [[nodiscard]] bool magic(wire::Receiver& receiver);
-  /// The smaller of both versions when the whole hello is there. Error `serve.version`.
-  [[nodiscard]] std::optional<Version> version(wire::Receiver& receiver);
+  /// Takes the magic when it is there. Error: the kind's `magic_code`.
+  [[nodiscard]] bool magic(Receiver& receiver);
+  /// The smaller of both versions when the whole hello is there. Error: the
+  /// kind's `version_code`.
+  [[nodiscard]] std::optional<Version> version(Receiver& receiver);
 
   [[nodiscard]] std::optional<Version> agreed() const noexcept { return agreed_; }
 
@@ -28,10 +39,11 @@ public:
   void set_own(Version own) noexcept { own_ = own; }
 
 private:
+  const HelloKind& kind_; ///< static
   std::uint64_t magic_;
   Version own_;
   bool magic_taken_ = false;
   std::optional<Version> agreed_;
 };
 
-} // namespace nixbuild::protocol::serve
+} // namespace nixbuild::protocol::wire

@@ -6,6 +6,23 @@
 
 namespace nixbuild::protocol::wire {
 
+const model::StorePath& placeholder_path() {
+  static const model::StorePath path(Bytes(20), "placeholder");
+  return path;
+}
+
+model::PathInfo blank_path_info() {
+  return {.path = placeholder_path(),
+          .deriver = {},
+          .nar_hash = {},
+          .nar_size = 0,
+          .references = {},
+          .registration_time = 0,
+          .ultimate = false,
+          .signatures = {},
+          .content_address = {}};
+}
+
 void DerivationPath::read(Decoder& decoder, model::StorePath& out) {
   out = decoder.path();
   if (!out.is_derivation()) {
@@ -15,7 +32,7 @@ void DerivationPath::read(Decoder& decoder, model::StorePath& out) {
   }
 }
 
-void DerivationOutputs::shape(Shape& shape, std::string_view field, Version) {
+void DerivationOutputs::shape(Shape& shape, std::string_view field, const Dialect&) {
   shape.add(StepKind::Repeat, field, [&] {
     for (int part = 0; part < 4; ++part) {
       shape.add(StepKind::String, field);
@@ -56,7 +73,7 @@ void DerivationOutputs::write(Encoder& encoder,
   }
 }
 
-void TextMap::shape(Shape& shape, std::string_view field, Version) {
+void TextMap::shape(Shape& shape, std::string_view field, const Dialect&) {
   shape.add(StepKind::Repeat, field, [&] {
     shape.add(StepKind::String, field);
     shape.add(StepKind::String, field);

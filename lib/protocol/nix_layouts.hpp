@@ -5,6 +5,7 @@
 
 #include <nixbuild/model/build.hpp>
 #include <nixbuild/model/derivation.hpp>
+#include <nixbuild/model/path_info.hpp>
 
 #include <map>
 #include <string>
@@ -13,6 +14,10 @@
 
 /// Layouts that the serve and the worker protocol share. Source: protocol facts 2.6.
 namespace nixbuild::protocol::wire {
+
+/// Stands where a decoder will put the real path.
+[[nodiscard]] const model::StorePath& placeholder_path();
+[[nodiscard]] model::PathInfo blank_path_info();
 
 /// Error `derivation.path` when the path does not end in `.drv`.
 struct DerivationPath : Path {
@@ -26,7 +31,7 @@ struct DerivationPath : Path {
 struct DerivationOutputs {
   static constexpr std::string_view kind = "map: name → (path, method:algorithm, hash)";
 
-  static void shape(Shape& shape, std::string_view field, Version version);
+  static void shape(Shape& shape, std::string_view field, const Dialect& dialect);
   static void read(Decoder& decoder, std::map<std::string, model::DerivationOutput>& out);
   static void write(Encoder& encoder, const std::map<std::string, model::DerivationOutput>& value);
 };
@@ -35,7 +40,7 @@ struct DerivationOutputs {
 struct TextMap {
   static constexpr std::string_view kind = "map of strings";
 
-  static void shape(Shape& shape, std::string_view field, Version version);
+  static void shape(Shape& shape, std::string_view field, const Dialect& dialect);
   static void read(Decoder& decoder, std::map<std::string, std::string>& out);
   static void write(Encoder& encoder, const std::map<std::string, std::string>& value);
 };
@@ -49,6 +54,29 @@ struct BasicDerivationLayout {
                                             field<Text>("builder", &Owner::builder),
                                             field<Texts>("args", &Owner::arguments),
                                             field<TextMap>("env", &Owner::environment)};
+};
+
+/// What the worker protocol says of a valid path, without the path. In the layout of 1.16.
+struct PathFactsLayout {
+  static constexpr std::string_view kName = "PathInfo";
+  using Owner = model::PathInfo;
+  static constexpr auto fields =
+      std::tuple{field<OptionalPath>("deriver", &Owner::deriver),
+                 field<HexHash>("narHash", &Owner::nar_hash),
+                 field<PathSet>("references", &Owner::references),
+                 field<Time>("registrationTime", &Owner::registration_time),
+                 field<Number>("narSize", &Owner::nar_size),
+                 field<Flag>("ultimate", &Owner::ultimate),
+                 field<Texts>("sigs", &Owner::signatures),
+                 field<Text>("ca", &Owner::content_address)};
+};
+
+/// With it. AddToStoreNar of both protocols begins so.
+struct ValidPathInfoLayout {
+  static constexpr std::string_view kName = "ValidPathInfo";
+  using Owner = model::PathInfo;
+  static constexpr auto fields =
+      std::tuple{field<Path>("path", &Owner::path), field<Group<PathFactsLayout>>("info", Whole())};
 };
 
 /// Error `wire.status` for numbers that no version knows.

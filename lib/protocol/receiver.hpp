@@ -55,7 +55,7 @@ public:
   /// The message `name` once it is complete: `read(decoder)` of a message of the shape that
   /// `fill(shape)` makes. `name` is static text; asking for another name starts over.
   template <class Fill, class Read>
-  auto take(std::string_view name, Version version, Fill fill, Read read)
+  auto take(std::string_view name, const Dialect& dialect, Fill fill, Read read)
       -> std::optional<decltype(read(std::declval<Decoder&>()))> {
     if (!skimmer_ || message_ != name) {
       Shape shape;
@@ -68,7 +68,7 @@ public:
     }
     const std::size_t size = skimmer_->size();
     skimmer_.reset();
-    Decoder decoder(view().first(size), dir_, version);
+    Decoder decoder(view().first(size), dir_, dialect);
     std::optional<decltype(read(decoder))> out;
     try {
       out.emplace(read(decoder));

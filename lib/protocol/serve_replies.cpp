@@ -1,5 +1,5 @@
+#include "protocol/hello.hpp"
 #include "protocol/receiver.hpp"
-#include "protocol/serve_hello.hpp"
 #include "protocol/serve_tables.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -29,6 +29,11 @@ std::optional<PathInfoReply> decode_path_info(wire::Decoder& decoder) {
 }
 
 } // namespace
+
+void write_hello(std::string& out, Version version) {
+  wire::append_word(out, kServerMagic);
+  wire::append_word(out, version.word());
+}
 
 void write_paths(std::string& out,
                  const model::StoreDir& dir,
@@ -82,7 +87,7 @@ void write_build_result(std::string& out,
 
 struct ReplyReader::State {
   State(model::StoreDir dir, Limits limits)
-      : receiver(std::move(dir), limits), hello(kServerMagic, kNewestVersion) {}
+      : receiver(std::move(dir), limits), hello(kServeHello, kServerMagic, kNewestVersion) {}
 
   /// Error (Internal) `serve.hello` when the caller reads a reply before it.
   [[nodiscard]] Version version() const {
@@ -99,7 +104,7 @@ struct ReplyReader::State {
   }
 
   wire::Receiver receiver;
-  HelloReader hello;
+  wire::HelloReader hello;
 };
 
 ReplyReader::ReplyReader(model::StoreDir dir, Limits limits)

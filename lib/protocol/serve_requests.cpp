@@ -1,5 +1,5 @@
+#include "protocol/hello.hpp"
 #include "protocol/receiver.hpp"
-#include "protocol/serve_hello.hpp"
 #include "protocol/serve_tables.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -30,23 +30,6 @@ const Operation& operation_numbered(std::uint64_t number, Version version) {
 
 } // namespace
 
-const model::StorePath& placeholder_path() {
-  static const model::StorePath path(Bytes(20), "placeholder");
-  return path;
-}
-
-model::PathInfo blank_path_info() {
-  return {.path = placeholder_path(),
-          .deriver = {},
-          .nar_hash = {},
-          .nar_size = 0,
-          .references = {},
-          .registration_time = 0,
-          .ultimate = false,
-          .signatures = {},
-          .content_address = {}};
-}
-
 std::string_view name_of(const Request& request) noexcept {
   return kOperations[request.index()].name;
 }
@@ -63,6 +46,11 @@ Permission permission_of(const Request& request) noexcept {
   return kOperations[request.index()].permission;
 }
 
+void write_client_hello(std::string& out, Version version) {
+  wire::append_word(out, kClientMagic);
+  wire::append_word(out, version.word());
+}
+
 void write_request(std::string& out,
                    const model::StoreDir& dir,
                    Version version,
@@ -76,7 +64,7 @@ void write_request(std::string& out,
 
 struct RequestReader::State {
   State(model::StoreDir dir, Limits limits, Version server)
-      : receiver(std::move(dir), limits), hello(kClientMagic, server) {}
+      : receiver(std::move(dir), limits), hello(kServeHello, kClientMagic, server) {}
 
   std::optional<Request> next() {
     const auto version = hello.version(receiver);
@@ -102,7 +90,7 @@ struct RequestReader::State {
   }
 
   wire::Receiver receiver;
-  HelloReader hello;
+  wire::HelloReader hello;
 };
 
 RequestReader::RequestReader(model::StoreDir dir, Limits limits, Version server)

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "protocol/built_outputs.hpp"
+#include "protocol/hello.hpp"
 #include "protocol/nix_layouts.hpp"
 
 #include <nixbuild/protocol/serve.hpp>
@@ -14,8 +15,11 @@
 /// The serve protocol as tables. Source: protocol facts 2.2 to 2.8.
 namespace nixbuild::protocol::serve {
 
-/// Stands where a decoder will put the real path.
-[[nodiscard]] const model::StorePath& placeholder_path();
+inline constexpr wire::HelloKind kServeHello{
+    "serve", "serve.magic", "serve.version", kOldestVersion};
+
+using wire::blank_path_info;
+using wire::placeholder_path;
 
 struct BuildOptionsLayout {
   static constexpr std::string_view kName = "BuildOptions";
@@ -109,23 +113,12 @@ struct Layout<BuildDerivation> {
   static Owner blank() { return {placeholder_path(), {}, {}}; }
 };
 
-[[nodiscard]] model::PathInfo blank_path_info();
-
 template <>
 struct Layout<AddToStoreNar> {
   using Owner = AddToStoreNar;
-  using Info = model::PathInfo;
 
-  static constexpr auto fields = std::tuple{
-      wire::field_of<wire::Path>("path", &Owner::info, &Info::path),
-      wire::field_of<wire::OptionalPath>("deriver", &Owner::info, &Info::deriver),
-      wire::field_of<wire::HexHash>("narHash", &Owner::info, &Info::nar_hash),
-      wire::field_of<wire::PathSet>("references", &Owner::info, &Info::references),
-      wire::field_of<wire::Time>("registrationTime", &Owner::info, &Info::registration_time),
-      wire::field_of<wire::Number>("narSize", &Owner::info, &Info::nar_size),
-      wire::field_of<wire::Flag>("ultimate", &Owner::info, &Info::ultimate),
-      wire::field_of<wire::Texts>("sigs", &Owner::info, &Info::signatures),
-      wire::field_of<wire::Text>("ca", &Owner::info, &Info::content_address)};
+  static constexpr auto fields =
+      std::tuple{wire::field<wire::Group<wire::ValidPathInfoLayout>>("info", &Owner::info)};
 
   static Owner blank() { return {blank_path_info()}; }
 };
@@ -173,7 +166,7 @@ struct Operation {
   Version since;
   std::string_view reply; ///< for the documentation
   std::size_t index;      ///< of the request's type in Request
-  void (*shape)(wire::Shape&, Version);
+  void (*shape)(wire::Shape&, const wire::Dialect&);
   Request (*read)(wire::Decoder&);
 };
 

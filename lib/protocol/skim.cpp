@@ -11,6 +11,16 @@
 
 namespace nixbuild::protocol::wire {
 
+namespace {
+
+/// Whether the steps after one of this kind and value are left out.
+bool skips(StepKind kind, std::uint64_t value) {
+  return value == 0 ? kind == StepKind::WordOrSkip || kind == StepKind::StringOrSkip
+                    : kind == StepKind::SkipOnWord;
+}
+
+} // namespace
+
 Skimmer::Skimmer(std::string_view message, Shape shape, const Limits& limits)
     : message_(message), shape_(std::move(shape)), limits_(limits) {}
 
@@ -47,6 +57,7 @@ bool Skimmer::step(ByteView bytes) {
   switch (step.kind) {
   case StepKind::Word:
   case StepKind::WordOrSkip:
+  case StepKind::SkipOnWord:
     position_ += kWordBytes;
     break;
   case StepKind::String:
@@ -55,13 +66,33 @@ bool Skimmer::step(ByteView bytes) {
       return false;
     }
     break;
+  case StepKind::WordOrString:
+    if (!word_or_string(step, bytes, value)) {
+      return false;
+    }
+    break;
   case StepKind::Repeat:
     position_ += kWordBytes;
     begin_loop(step, value);
     return true;
   }
-  const bool skips = step.kind == StepKind::WordOrSkip || step.kind == StepKind::StringOrSkip;
-  next_ += 1 + (skips && value == 0 ? step.body : 0);
+  next_ += 1 + (skips(step.kind, value) ? step.body : 0);
+  return true;
+}
+
+bool Skimmer::word_or_string(const Step& step, ByteView bytes, std::uint64_t tag) {
+  const std::size_t begin = position_;
+  check_limit(step, "bytes in one message", begin + 2 * kWordBytes, limits_.message_bytes);
+  if (bytes.size() - begin < 2 * kWordBytes) {
+    return false;
+  }
+  position_ += kWordBytes;
+  if (tag == 0) {
+    position_ += kWordBytes;
+  } else if (!string(step, bytes, load_word(bytes.subspan(position_)))) {
+    position_ = begin;
+    return false;
+  }
   return true;
 }
 

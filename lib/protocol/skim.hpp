@@ -18,6 +18,8 @@ enum class StepKind : std::uint8_t {
   String,       ///< length, bytes, zero padding
   Repeat,       ///< a count; the next `body` steps that often
   WordOrSkip,   ///< a word; when it is zero the next `body` steps are left out
+  SkipOnWord,   ///< a word; unless it is zero the next `body` steps are left out
+  WordOrString, ///< a word; a word follows it when it is zero, otherwise a string
   StringOrSkip, ///< a string; when it is empty the next `body` steps are left out
 };
 
@@ -69,6 +71,7 @@ private:
   void settle();
   /// Makes one step; false when bytes are missing.
   [[nodiscard]] bool step(ByteView bytes);
+  [[nodiscard]] bool word_or_string(const Step& step, ByteView bytes, std::uint64_t tag);
   [[nodiscard]] bool string(const Step& step, ByteView bytes, std::uint64_t size);
   void begin_loop(const Step& step, std::uint64_t count);
   void check_limit(const Step& step,

@@ -18,8 +18,8 @@
 /// in wire order; shape, decoder, encoder and documentation derive from it. A codec is a type with
 ///
 ///     static constexpr std::string_view kind;                         // for the documentation
-///     static void shape(Shape&, std::string_view field, Version);     // where words and strings
-///     stand static void read(Decoder&, Value&); static void write(Encoder&, const Value&);
+///     static void shape(Shape&, std::string_view field, const Dialect&); // words and strings
+///     static void read(Decoder&, Value&); static void write(Encoder&, const Value&);
 namespace nixbuild::protocol::wire {
 
 inline constexpr Version kFirst{0, 0};
@@ -32,17 +32,32 @@ struct Field {
   std::string_view name;
   Access access; ///< owner → member, through std::invoke
   Version since;
-  Version until; ///< the last version that has it
+  Version until;                     ///< the last version that has it
+  FeatureBits with = kNoFeatures;    ///< there only when the peers have these
+  FeatureBits without = kNoFeatures; ///< there only when they have none of these
 
-  [[nodiscard]] constexpr bool present(Version version) const noexcept {
-    return since <= version && version <= until;
+  [[nodiscard]] constexpr Field when(FeatureBits features) const noexcept {
+    Field out = *this;
+    out.with = features;
+    return out;
+  }
+
+  [[nodiscard]] constexpr Field unless(FeatureBits features) const noexcept {
+    Field out = *this;
+    out.without = features;
+    return out;
+  }
+
+  [[nodiscard]] constexpr bool present(const Dialect& dialect) const noexcept {
+    return since <= dialect.version && dialect.version <= until &&
+           (dialect.features & with) == with && (dialect.features & without) == 0;
   }
 };
 
 template <class Codec, class Access>
 constexpr Field<Codec, Access>
 field(std::string_view name, Access access, Version since = kFirst, Version until = kForever) {
-  return {name, access, since, until};
+  return {name, access, since, until, kNoFeatures, kNoFeatures};
 }
 
 /// A member of a member.
@@ -76,11 +91,11 @@ struct Whole {
   constexpr decltype(auto) operator()(auto& owner) const { return (owner); }
 };
 
-/// Calls `visit` for each field of the layout that the version has, in wire order.
+/// Calls `visit` for each field of the layout that the dialect has, in wire order.
 template <class Layout, class Visit>
-void for_each_field(Version version, Visit visit) {
+void for_each_field(const Dialect& dialect, Visit visit) {
   const auto one = [&](const auto& entry) {
-    if (entry.present(version)) {
+    if (entry.present(dialect)) {
       visit(entry);
     }
   };
@@ -88,15 +103,15 @@ void for_each_field(Version version, Visit visit) {
 }
 
 template <class Layout>
-void shape_fields(Shape& shape, Version version) {
-  for_each_field<Layout>(version, [&]<class Entry>(const Entry& entry) {
-    Entry::CodecType::shape(shape, entry.name, version);
+void shape_fields(Shape& shape, const Dialect& dialect) {
+  for_each_field<Layout>(dialect, [&]<class Entry>(const Entry& entry) {
+    Entry::CodecType::shape(shape, entry.name, dialect);
   });
 }
 
 template <class Layout, class Owner>
 void read_fields(Decoder& decoder, Owner& out) {
-  for_each_field<Layout>(decoder.version(), [&]<class Entry>(const Entry& entry) {
+  for_each_field<Layout>(decoder.dialect(), [&]<class Entry>(const Entry& entry) {
     decoder.enter(entry.name);
     Entry::CodecType::read(decoder, std::invoke(entry.access, out));
   });
@@ -104,7 +119,7 @@ void read_fields(Decoder& decoder, Owner& out) {
 
 template <class Layout, class Owner>
 void write_fields(Encoder& encoder, const Owner& value) {
-  for_each_field<Layout>(encoder.version(), [&]<class Entry>(const Entry& entry) {
+  for_each_field<Layout>(encoder.dialect(), [&]<class Entry>(const Entry& entry) {
     Entry::CodecType::write(encoder, std::invoke(entry.access, value));
   });
 }
@@ -114,8 +129,8 @@ template <class Layout>
 struct Group {
   static constexpr std::string_view kind = Layout::kName;
 
-  static void shape(Shape& shape, std::string_view, Version version) {
-    shape_fields<Layout>(shape, version);
+  static void shape(Shape& shape, std::string_view, const Dialect& dialect) {
+    shape_fields<Layout>(shape, dialect);
   }
 
   static void read(Decoder& decoder, auto& out) { read_fields<Layout>(decoder, out); }
