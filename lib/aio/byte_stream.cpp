@@ -27,6 +27,9 @@ namespace {
 
 constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
 constexpr std::chrono::milliseconds kHangUpPoll{200};
+
+using Instant = std::chrono::steady_clock::time_point;
+
 constexpr std::size_t kSendChunk = 8 * kMiB;
 constexpr int kPipeBytes = 1024 * 1024;
 
@@ -65,15 +68,26 @@ UniqueFd with_own_description(UniqueFd fd) {
 struct ByteStream::State {
   UniqueFd fd;
   asio::posix::stream_descriptor descriptor;
-  std::array<asio::steady_timer, 2> timers; ///< one a direction
-  std::array<std::uint64_t, 2> waits{};     ///< tells a late timer that its wait is over
-  std::array<bool, 2> timed_out{};
+
+  /// The deadline of the waits of one direction. Its timer is left running from wait to wait and
+  /// looks at the deadline when it fires: most waits are over long before, and setting a timer for
+  /// each of them costs more than the wait.
+  struct Deadline {
+    explicit Deadline(const asio::any_io_executor& executor) : timer(executor) {}
+
+    asio::steady_timer timer;
+    Instant armed_for = Instant::max(); ///< max: not running
+    Instant due = Instant::max();       ///< of the wait going on; max: none
+    bool passed = false;
+  };
+
+  std::array<Deadline, 2> deadlines;
   bool pollable = true; ///< regular files and /dev/null never block and cannot be polled
   bool cancelled = false;
 
   State(asio::any_io_executor executor, UniqueFd given)
       : fd(with_own_description(std::move(given))),
-        descriptor(executor), timers{asio::steady_timer(executor), asio::steady_timer(executor)} {
+        descriptor(executor), deadlines{Deadline(executor), Deadline(executor)} {
     boost::system::error_code error;
     descriptor.assign(fd.get(), error);
     pollable = !error;
@@ -85,6 +99,32 @@ struct ByteStream::State {
     }
   }
 
+  /// Has the timer fire at the deadline, or before it. Holds no share: a stream ends when its owner
+  /// lets go of it, whatever timer still runs.
+  static void arm(const std::shared_ptr<State>& self, std::size_t direction) {
+    auto& deadline = self->deadlines[direction];
+    if (deadline.armed_for <= deadline.due) {
+      return;
+    }
+    deadline.armed_for = deadline.due;
+    deadline.timer.expires_at(deadline.due);
+    auto expired = [weak = std::weak_ptr<State>(self), direction](boost::system::error_code error) {
+      const auto state = weak.lock();
+      if (error || !state) {
+        return;
+      }
+      auto& late = state->deadlines[direction];
+      late.armed_for = Instant::max();
+      if (late.due <= std::chrono::steady_clock::now()) {
+        late.passed = true;
+        state->descriptor.cancel();
+      } else if (late.due != Instant::max()) {
+        arm(state, direction);
+      }
+    };
+    deadline.timer.async_wait(std::move(expired));
+  }
+
   static Task<void> wait(std::shared_ptr<State> self, bool for_write, Patience patience) {
     const std::size_t direction = for_write ? 1 : 0;
     if (self->cancelled) {
@@ -93,27 +133,17 @@ struct ByteStream::State {
     if (!self->pollable) {
       co_return;
     }
-    const std::uint64_t number = ++self->waits[direction];
-    self->timed_out[direction] = false;
+    auto& deadline = self->deadlines[direction];
+    deadline.passed = false;
     if (patience.count() > 0) {
-      auto& timer = self->timers[direction];
-      timer.expires_after(patience);
-      auto expired = [self, direction, number](boost::system::error_code error) {
-        if (!error && self->waits[direction] == number) {
-          self->timed_out[direction] = true;
-          self->descriptor.cancel();
-        }
-      };
-      timer.async_wait(std::move(expired));
+      deadline.due = std::chrono::steady_clock::now() + patience;
+      arm(self, direction);
     }
     const auto kind = for_write ? asio::posix::stream_descriptor::wait_write
                                 : asio::posix::stream_descriptor::wait_read;
     auto [error] = co_await self->descriptor.async_wait(kind, kAwait);
-    const bool late = self->timed_out[direction];
-    ++self->waits[direction];
-    if (patience.count() > 0) {
-      self->timers[direction].cancel();
-    }
+    const bool late = deadline.passed;
+    deadline.due = Instant::max();
     if (!error) {
       co_return;
     }
@@ -265,8 +295,9 @@ void ByteStream::cancel() noexcept {
     boost::system::error_code ignored;
     state_->descriptor.cancel(ignored);
   }
-  for (auto& timer : state_->timers) {
-    timer.cancel();
+  for (auto& deadline : state_->deadlines) {
+    deadline.timer.cancel();
+    deadline.armed_for = Instant::max();
   }
 }
 

@@ -7,6 +7,7 @@
 #include <nixbuild/server/late_executor.hpp>
 #include <nixbuild/server/recovery.hpp>
 #include <nixbuild/server/serve_session.hpp>
+#include <nixbuild/server/worker_session.hpp>
 #include <nixbuild/store/files.hpp>
 #include <nixbuild/store/sqlite.hpp>
 
@@ -244,19 +245,18 @@ aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
     return db->find_account(handoff.account);
   };
   const std::optional<store::AccountId> account = co_await pool.run(std::move(find));
-  std::string refusal;
   if (!account) {
-    refusal = fmt::format("error: there is no account '{}'; `nixbuild account add {}` makes it\n",
-                          handoff.account,
-                          handoff.account);
-  } else if (handoff.kind == HandoffKind::Worker) {
-    refusal = "error: the worker protocol (ssh-ng://) is not offered yet; use ssh://\n";
-  }
-  if (!refusal.empty()) {
+    const auto refusal =
+        fmt::format("error: there is no account '{}'; `nixbuild account add {}` makes it\n",
+                    handoff.account,
+                    handoff.account);
     co_await err->write_all(bytes_of(refusal), std::chrono::seconds(2));
     co_return 3;
   }
   SessionLimits limits;
+  if (handoff.kind == HandoffKind::Worker) {
+    co_return co_await run_worker_session(parts, limits, *account, handoff.write, in, out, err);
+  }
   co_return co_await run_serve_session(parts, limits, *account, handoff.write, in, out, err);
 }
 

@@ -5,7 +5,6 @@
 #include <nixbuild/server/serve_session.hpp>
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <set>
@@ -20,13 +19,9 @@ namespace {
 
 constexpr std::size_t kReadBuffer = 256 * kKiB;
 constexpr std::size_t kInfosAtOnce = 2000;
-constexpr std::size_t kGather = 128 * kKiB;
 /// Questions about so few paths are answered on the session's own strand: the database answers in
 /// microseconds, and a visit to the blocking pool costs more.
 constexpr std::size_t kAnswerAtOnce = 16;
-/// Shorter ranges of stored contents are copied into the gathered reply; longer ones go by
-/// sendfile.
-constexpr std::uint64_t kCopyBelow = 32 * kKiB;
 
 } // namespace
 
@@ -38,7 +33,8 @@ ServeState::ServeState(const SessionParts& parts,
                        std::shared_ptr<aio::ByteStream> out,
                        std::shared_ptr<aio::ByteStream> err)
     : parts_(parts), limits_(limits), account_(account), write_allowed_(write_allowed),
-      in_(std::move(in)), out_(std::move(out)), err_(std::move(err)),
+      in_(std::move(in)), out_(std::move(out)),
+      err_(std::make_shared<SharedWriter>(std::move(err), limits.deaf)),
       reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account)),
       buffer_(kReadBuffer) {}
 
@@ -175,42 +171,13 @@ aio::Task<void> ServeState::query_closure(serve::QueryClosure request) {
   co_await reply();
 }
 
-aio::Task<void> ServeState::send_nar(store::Export& source) {
-  while (std::optional<segment::NarPiece> piece = source.next()) {
-    if (const auto* literal = std::get_if<segment::LiteralPiece>(&*piece)) {
-      reply_.append(text_of(literal->bytes));
-    } else {
-      const auto range = std::get<segment::DataPiece>(*piece);
-      if (range.length < kCopyBelow) {
-        const std::size_t old = reply_.size();
-        reply_.resize(old + static_cast<std::size_t>(range.length));
-        const auto count = system_call("store.read", "reading stored contents", [&] {
-          return ::pread(source.data_fd(),
-                         reply_.data() + old,
-                         static_cast<std::size_t>(range.length),
-                         static_cast<off_t>(range.offset));
-        });
-        if (static_cast<std::uint64_t>(count) != range.length) {
-          throw Error(Reaction::Corrupt, "store.short-data", "stored contents end too early");
-        }
-      } else {
-        co_await reply();
-        co_await out_->send_file(source.data_fd(), range.offset, range.length, limits_.stalled);
-      }
-    }
-    if (reply_.size() >= kGather) {
-      co_await reply();
-    }
-  }
-}
-
 aio::Task<void> ServeState::dump(model::StorePath path) {
   lease_.add(path);
   auto work = [this, &path] {
     return parts_.store.open_export(account_, path);
   };
   auto source = co_await parts_.pool.run(std::move(work));
-  co_await send_nar(source);
+  co_await send_archive(source, *out_, reply_, limits_.stalled);
   co_await reply();
 }
 
@@ -222,7 +189,7 @@ aio::Task<void> ServeState::export_paths(serve::ExportPaths request) {
     };
     auto source = co_await parts_.pool.run(std::move(work));
     protocol::write_export_nar_marker(reply_);
-    co_await send_nar(source);
+    co_await send_archive(source, *out_, reply_, limits_.stalled);
     protocol::ExportTrailer trailer{path, source.info().references, source.info().deriver};
     protocol::write_export_trailer(reply_, parts_.store.dir(), trailer);
     co_await reply();
@@ -234,7 +201,7 @@ aio::Task<void> ServeState::export_paths(serve::ExportPaths request) {
 aio::Task<void> ServeState::complain(std::string message) {
   const std::string line = "error: " + message + "\n";
   try {
-    co_await err_->write_all(bytes_of(line), std::chrono::seconds(2));
+    co_await err_->stream().write_all(bytes_of(line), std::chrono::seconds(2));
   } catch (const Error&) {
     // The client is gone or deaf: there is nobody left to tell.
   }

@@ -1,5 +1,8 @@
 #pragma once
 
+#include "archive_intake.hpp"
+#include "client_streams.hpp"
+
 #include <nixbuild/protocol/serve.hpp>
 #include <nixbuild/server/serve_session.hpp>
 
@@ -35,23 +38,11 @@ private:
   aio::Task<void> query_path_infos(protocol::serve::QueryPathInfos request);
   aio::Task<void> query_closure(protocol::serve::QueryClosure request);
   aio::Task<void> dump(model::StorePath path);
-  aio::Task<void> send_nar(store::Export& source);
   aio::Task<void> export_paths(protocol::serve::ExportPaths request);
   aio::Task<void> add_to_store_nar(protocol::serve::AddToStoreNar request);
-  /// An import of what was announced; nothing when the path is valid already. Blocking.
-  std::optional<store::Import> begin_add(const model::PathInfo& info);
-  aio::Task<void> receive_nar(store::Import import, std::uint64_t left, std::string path);
-  /// Up to `left` raw bytes of the request, at least one. Throws when the client leaves.
-  aio::Task<std::size_t> take_raw(Bytes& buffer, std::uint64_t left, std::string path);
   aio::Task<void> import_paths();
   aio::Task<void> build_derivation(protocol::serve::BuildDerivation request);
   aio::Task<void> build_paths(protocol::serve::BuildPaths request);
-  /// Ensures a path, or builds a derivation that lies in the store after what it needs.
-  aio::Task<model::BuildResult>
-  build_target(model::StorePath path, model::BuildOptions options, unsigned depth);
-  /// Follows the build's log to the client's standard error until the build ends.
-  aio::Task<model::BuildResult> follow(build::Attachment attachment);
-  aio::Task<void> follow_log(build::Attachment& attachment, const bool& client_gone);
 
   const SessionParts& parts_;
   SessionLimits limits_;
@@ -59,7 +50,7 @@ private:
   bool write_allowed_;
   std::shared_ptr<aio::ByteStream> in_;
   std::shared_ptr<aio::ByteStream> out_;
-  std::shared_ptr<aio::ByteStream> err_;
+  std::shared_ptr<SharedWriter> err_;
   protocol::serve::RequestReader reader_;
   protocol::Version version_ = protocol::serve::kServerVersion;
   store::Lease lease_;

@@ -57,6 +57,14 @@ struct Recording {
     }
   }
 
+  /// Of all that was taken. Nothing may be taken afterwards.
+  const Hash& nar_hash() {
+    if (!digest) {
+      digest = hasher.finish();
+    }
+    return *digest;
+  }
+
   void take(ByteView bytes) {
     hasher.update(bytes);
     check.nar_bytes(bytes);
@@ -69,6 +77,7 @@ struct Recording {
   segment::Writer writer;
   ContentCheck check;
   Hasher hasher;
+  std::optional<Hash> digest;
   std::optional<nar::ReferenceScanner> scanner;
 };
 
@@ -212,7 +221,7 @@ model::PathInfo Import::State::complete() {
   auto& parts = *recording;
   model::PathInfo info{.path = request.path,
                        .deriver = request.deriver,
-                       .nar_hash = parts.hasher.finish(),
+                       .nar_hash = parts.nar_hash(),
                        .nar_size = taken,
                        .references = request.references,
                        .registration_time = request.registration_time,
@@ -282,6 +291,29 @@ model::PathInfo Import::seal_as(ImportRequest request) {
   state_->hold();
   state_->existing = state_->store.db.path_info(state_->account, state_->request.path);
   return seal();
+}
+
+model::PathInfo Import::seal_as_source(std::string_view name, const model::StorePaths& references) {
+  state_->reader->expect_finished();
+  const model::ContentAddress address{model::ContentAddressMethod::NixArchive,
+                                      state_->recording->nar_hash()};
+  const auto path =
+      model::make_content_addressed_path(state_->store.dir, name, address, references, false);
+  auto info = seal_as({.path = path,
+                       .deriver = {},
+                       .nar_hash = {},
+                       .nar_size = {},
+                       .references = references,
+                       .registration_time = 0,
+                       .ultimate = false,
+                       .signatures = {},
+                       .content_address = {},
+                       .scan_for = {}});
+  // Nothing to compare: the path has just been made from the contents.
+  if (info.content_address.empty()) {
+    info.content_address = model::print(address);
+  }
+  return info;
 }
 
 Import::Import(std::unique_ptr<State> state) : state_(std::move(state)) {}

@@ -4,46 +4,28 @@
 
 namespace nixbuild::store {
 
-Writer::Writer(std::unique_ptr<Connection> connection) : connection_(std::move(connection)) {
-  thread_ = std::thread([this] { run(); });
-}
-
-Writer::~Writer() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  work_.notify_one();
-  thread_.join();
-}
+Writer::Writer(std::unique_ptr<Connection> connection) : connection_(std::move(connection)) {}
 
 void Writer::write(const std::function<void(Connection&)>& work) {
   Job job;
   job.work = &work;
   std::unique_lock lock(mutex_);
   queue_.push_back(&job);
-  work_.notify_one();
-  done_.wait(lock, [&] { return job.done; });
-  if (job.error) {
-    std::rethrow_exception(job.error);
-  }
-}
-
-void Writer::run() {
-  std::unique_lock lock(mutex_);
-  for (;;) {
-    work_.wait(lock, [&] { return stopping_ || !queue_.empty(); });
-    if (queue_.empty()) {
-      return;
-    }
+  changed_.wait(lock, [&] { return job.done || !writing_; });
+  if (!job.done) {
+    writing_ = true;
     const auto group = std::exchange(queue_, {});
     lock.unlock();
     commit_group(group);
     lock.lock();
-    for (auto* job : group) {
-      job->done = true;
+    for (auto* member : group) {
+      member->done = true;
     }
-    done_.notify_all();
+    writing_ = false;
+    changed_.notify_all();
+  }
+  if (job.error) {
+    std::rethrow_exception(job.error);
   }
 }
 

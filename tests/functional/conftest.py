@@ -79,9 +79,29 @@ def keep_log(started):
         print(f"--- {log}\n" + log.read_text(errors="replace")[-20000:])
 
 
-@pytest.fixture(scope="module", params=peers.VERSIONS)
+def peer_of(request, scratch, server):
+    version, scheme = request.param
+    return peers.Client(scratch, version, name=f"client-{version}-{scheme}", sshd=server, scheme=scheme)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(version, scheme) for version in peers.VERSIONS for scheme in peers.SCHEMES],
+    ids=lambda pair: "-".join(pair),
+)
 def client(request, module_scratch, server):
-    return peers.Client(module_scratch, request.param, name=f"client-{request.param}", sshd=server)
+    """Each Nix at each door."""
+    return peer_of(request, module_scratch, server)
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(version, "ssh-ng") for version in peers.VERSIONS],
+    ids=lambda pair: pair[0],
+)
+def worker_client(request, module_scratch, server):
+    """Each Nix at the door that lets it use the server's store as its own."""
+    return peer_of(request, module_scratch, server)
 
 
 class Small:
@@ -106,7 +126,7 @@ class Small:
     def build_remotely(self, client, server, tag, slots=2, systems="x86_64-linux", extra=(), check=True, **more):
         return client.run(
             "nix-build", *self.arguments(tag, **more), "--no-out-link", "-j0",
-            "--builders", server.builders(slots, systems), *extra, check=check,
+            "--builders", server.builders(slots, systems, scheme=client.scheme), *extra, check=check,
         )  # fmt: skip
 
 

@@ -51,7 +51,7 @@ def test_same_as_local(name, native, remote, inputs):
     path, seconds, log = build(
         client, inputs, name, "-j0", "--builders", server.builders(slots=2), timeout=1200
     )
-    assert f"on '{server.uri}'" in log, "the build did not go to the server"
+    assert f"on '{server.uri()}'" in log, "the build did not go to the server"
     expected_path, expected, native_seconds = native[name]
     print(f"{name}: {native_seconds:.1f} s locally, {seconds:.1f} s through the server")
     assert path == expected_path

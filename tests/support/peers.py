@@ -20,6 +20,7 @@ REPOSITORY = SUPPORT.parent.parent
 BUILD = Path(os.environ.get("NIXBUILD_TEST_BUILD_DIR", REPOSITORY / "build"))
 CACHE = Path(os.environ.get("NIXBUILD_TEST_CACHE_DIR", BUILD / "test-cache"))
 VERSIONS = ("2.8.0", "2.26.3")
+SCHEMES = ("ssh", "ssh-ng")
 TAG_VARIABLE = "NIXBUILD_TEST_TAG"
 
 
@@ -49,8 +50,9 @@ def busybox_folder(scratch):
 class Client:
     """One Nix of one version with a store, a configuration and a home of its own."""
 
-    def __init__(self, scratch, version="2.8.0", name="client", sshd=None):
+    def __init__(self, scratch, version="2.8.0", name="client", sshd=None, scheme="ssh"):
         self.version = version
+        self.scheme = scheme
         self.nix = prepare(f"nix-{version}")
         self.scratch = Path(scratch)
         self.root = self.scratch / "stores" / name
@@ -102,6 +104,11 @@ class Client:
                 f"'{words}' ended with {done.returncode}\n--- stdout\n{done.stdout}\n--- stderr\n{done.stderr}"
             )
         return done
+
+    @property
+    def remote(self):
+        """The server's store as this client names it."""
+        return self.sshd.uri(self.scheme)
 
     def real(self, store_path):
         """Where a store path's file really lies."""
@@ -203,9 +210,8 @@ class Sshd:
     def key(self):
         return self.folder / "clientkey"
 
-    @property
-    def uri(self):
-        return f"ssh://{self.user}@{self.host}"
+    def uri(self, scheme="ssh"):
+        return f"{scheme}://{self.user}@{self.host}"
 
     def options(self):
         return (
@@ -213,9 +219,9 @@ class Sshd:
             f"-o UserKnownHostsFile={self.folder}/known_hosts"
         )
 
-    def builders(self, slots=2, systems="x86_64-linux", features="-"):
+    def builders(self, slots=2, systems="x86_64-linux", features="-", scheme="ssh"):
         host_key = base64.b64encode((self.folder / "hostkey.pub").read_bytes()).decode()
-        return f"{self.uri} {systems} {self.key} {slots} 1 {features} - {host_key}"
+        return f"{self.uri(scheme)} {systems} {self.key} {slots} 1 {features} - {host_key}"
 
     def ssh(self, *words, **more):
         """Runs a command over plain ssh, as a person would."""

@@ -1,4 +1,4 @@
-"""The stages of tests/run: build, lint, unit, sanitized, functional, examples, programs.
+"""The stages of tests/run: build, lint, tidy, unit, examples, sanitized, functional, programs.
 
 Each test of each stage is counted once; the last line printed is `N passed, N failed`, with
 `, N skipped` behind it when something was skipped.
@@ -133,6 +133,10 @@ def stage_lint():
             continue
         arguments = [BUILD / "lint"] if lint.name == "check_headers" else []
         count(f"lint {lint.name}", run([lint, *arguments], 10 * MINUTE))
+
+
+def stage_tidy():
+    count("clang-tidy", run([REPOSITORY / "tests/support/tidy", BUILD], 20 * MINUTE))
 
 
 def unit_programs(folder):
@@ -275,6 +279,7 @@ def stage_examples():
 
 STAGES = {
     "lint": stage_lint,
+    "tidy": stage_tidy,
     "unit": stage_unit,
     "examples": stage_examples,
     "sanitized": stage_sanitized,
@@ -291,7 +296,7 @@ def main():
     if unknown:
         sys.exit(f"tests/run: unknown: {' '.join(unknown)}; stages are {' '.join(STAGES)}")
     if "--fast" in words:
-        chosen = [stage for stage in chosen if stage not in ("sanitized", "programs")]
+        chosen = [stage for stage in chosen if stage not in ("tidy", "sanitized", "programs")]
     times = {}
     started = time.monotonic()
     good = stage_build() if chosen != ["lint"] else True

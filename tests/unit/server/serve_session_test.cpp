@@ -1,14 +1,11 @@
-#include "support/fake_executor.hpp"
+#include "paper_server.hpp"
 
-#include <nixbuild/aio/task_group.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/model/hash_text.hpp>
 #include <nixbuild/protocol/export_stream.hpp>
 #include <nixbuild/protocol/serve.hpp>
 #include <nixbuild/server/serve_session.hpp>
-#include <nixbuild/store/memory.hpp>
 
-#include <boost/asio/io_context.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <catch2/catch.hpp>
 #include <poll.h>
@@ -17,7 +14,6 @@
 
 #include <algorithm>
 #include <array>
-#include <csignal>
 #include <functional>
 #include <future>
 #include <string>
@@ -28,58 +24,11 @@ namespace serve = protocol::serve;
 
 namespace {
 
-class TestClock final : public Clock {
-public:
-  [[nodiscard]] WallTime wall() const override {
-    return WallTime(std::chrono::seconds(1'700'000'000));
-  }
+using tests::good_build;
+using tests::PaperServer;
+using tests::path_named;
 
-  [[nodiscard]] MonotonicTime monotonic() const override {
-    return std::chrono::steady_clock::now();
-  }
-};
-
-std::unique_ptr<scheduler::ComputeEngine> engine() {
-  scheduler::LocalEngineSettings settings;
-  settings.capacity = scheduler::Capacity{2, 4 * kGiB};
-  settings.platforms = {"x86_64-linux"};
-  return std::make_unique<scheduler::LocalEngine>(settings);
-}
-
-/// A whole server in memory, with builds on paper.
-struct Server {
-  explicit Server(tests::FakeExecutor::Script script)
-      : executor(io.get_executor(), std::move(script)) {
-    ::signal(SIGPIPE, SIG_IGN);
-    loop = std::jthread([this] { io.run(); });
-  }
-
-  ~Server() {
-    work.reset();
-    loop.join();
-    pool.join();
-  }
-
-  boost::asio::io_context io;
-  boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
-  aio::BlockingPool pool{2};
-  TestClock clock;
-  NullLog log;
-  std::unique_ptr<store::MetadataDb> db = store::make_memory_metadata();
-  std::unique_ptr<store::SegmentStore> segments = store::make_memory_segments();
-  std::unique_ptr<store::LogStore> logs = store::make_memory_logs();
-  store::Store store{*db, *segments, clock, model::StoreDir()};
-  store::AccountId account = db->ensure_account("default");
-  tests::FakeExecutor executor;
-  build::LeaseDesk leases{engine()};
-  build::Builder builder{{store, *logs, executor, leases, pool, clock, log, nullptr}, {}};
-  aio::TaskGroup tasks{io.get_executor(), log};
-  build::SharedBuilds builds{builder, tasks};
-  server::SessionParts parts{store, *logs, builds, pool, log};
-  std::jthread loop;
-};
-
-aio::Task<void> run_session(Server& server,
+aio::Task<void> run_session(PaperServer& server,
                             std::shared_ptr<std::array<UniqueFd, 3>> fds,
                             bool write,
                             std::shared_ptr<std::promise<int>> status) {
@@ -98,7 +47,7 @@ aio::Task<void> run_session(Server& server,
 /// The client's end of one session. Blocking, with a deadline on every read.
 class Client {
 public:
-  explicit Client(Server& server, bool write = true) {
+  explicit Client(PaperServer& server, bool write = true) {
     auto fds = std::make_shared<std::array<UniqueFd, 3>>();
     UniqueFd* ours[3] = {&to_, &from_, &err_};
     for (std::size_t i = 0; i < 3; ++i) {
@@ -201,11 +150,6 @@ private:
   std::future<int> status_;
 };
 
-model::StorePath path_named(std::string_view name) {
-  const auto digest = hash_of(HashAlgorithm::Sha1, bytes_of(name));
-  return model::StorePath(digest.bytes(), name);
-}
-
 serve::AddToStoreNar add(std::string_view name, const std::string& nar) {
   serve::AddToStoreNar request{{path_named(name), {}, {}, 0, {}, 0, false, {}, {}}};
   request.info.nar_hash = hash_of(HashAlgorithm::Sha256, bytes_of(nar));
@@ -223,17 +167,10 @@ serve::BuildDerivation build_of(std::string_view name) {
   return request;
 }
 
-tests::FakeBuild good_build(const sandbox::ExecutionPlan&) {
-  tests::FakeBuild script;
-  script.log.push_back({"one line\n"});
-  script.nars.push_back(tests::nar_of_file("result"));
-  return script;
-}
-
 } // namespace
 
 TEST_CASE("serve session: greets, adds, lists, describes and dumps", "[server]") {
-  Server server(good_build);
+  PaperServer server(good_build);
   Client client(server);
   client.hello();
   const auto nar = tests::nar_of_file(std::string(100'000, 'x'));
@@ -264,7 +201,7 @@ TEST_CASE("serve session: greets, adds, lists, describes and dumps", "[server]")
 TEST_CASE(
     "serve session: a wrong hash, a missing reference and a bad size end it and leave nothing",
     "[server][reject]") {
-  Server server(good_build);
+  PaperServer server(good_build);
   const auto nar = tests::nar_of_file("contents");
   auto wrong_hash = add("bad", nar);
   wrong_hash.info.nar_hash = hash_of(HashAlgorithm::Sha256, bytes_of("else"));
@@ -285,7 +222,7 @@ TEST_CASE(
 }
 
 TEST_CASE("serve session: a path that is valid already takes its bytes and answers 1", "[server]") {
-  Server server(good_build);
+  PaperServer server(good_build);
   Client client(server);
   client.hello();
   const auto nar = tests::nar_of_file("contents");
@@ -298,7 +235,7 @@ TEST_CASE("serve session: a path that is valid already takes its bytes and answe
 }
 
 TEST_CASE("serve session: an export stream goes in and comes out again", "[server]") {
-  Server server(good_build);
+  PaperServer server(good_build);
   Client client(server);
   client.hello();
   std::string stream;
@@ -325,7 +262,7 @@ TEST_CASE("serve session: an export stream goes in and comes out again", "[serve
 }
 
 TEST_CASE("serve session: pipelined requests are answered in order", "[server]") {
-  Server server(good_build);
+  PaperServer server(good_build);
   Client client(server);
   std::string all;
   serve::write_client_hello(all, protocol::Version(2, 7));
@@ -346,7 +283,7 @@ TEST_CASE("serve session: pipelined requests are answered in order", "[server]")
 }
 
 TEST_CASE("serve session: without write permission nothing can be changed", "[server][reject]") {
-  Server server(good_build);
+  PaperServer server(good_build);
   const std::vector<serve::Request> requests = {add("thing", tests::nar_of_file("x")),
                                                 serve::ImportPaths{},
                                                 build_of("made"),
@@ -364,7 +301,7 @@ TEST_CASE("serve session: without write permission nothing can be changed", "[se
 
 TEST_CASE("serve session: a build is run, logged, registered, and valid the next time",
           "[server]") {
-  Server server(good_build);
+  PaperServer server(good_build);
   Client client(server);
   client.hello();
   client.request(build_of("made"));
@@ -448,7 +385,7 @@ TEST_CASE("serve session: each way a build can fail has Nix's status and names t
   };
   for (const auto& wanted : cases) {
     CAPTURE(wanted.says);
-    Server server([&](const sandbox::ExecutionPlan& plan) {
+    PaperServer server([&](const sandbox::ExecutionPlan& plan) {
       auto script = good_build(plan);
       wanted.change(script);
       return script;
@@ -469,7 +406,7 @@ TEST_CASE("serve session: each way a build can fail has Nix's status and names t
 }
 
 TEST_CASE("serve session: a client that leaves ends its build", "[server]") {
-  Server server([](const sandbox::ExecutionPlan& plan) {
+  PaperServer server([](const sandbox::ExecutionPlan& plan) {
     auto script = good_build(plan);
     script.before_exit = std::chrono::seconds(60);
     return script;
@@ -488,7 +425,7 @@ TEST_CASE("serve session: a client that leaves ends its build", "[server]") {
 }
 
 TEST_CASE("serve session: two askers share one build and both see its whole log", "[server]") {
-  Server server([](const sandbox::ExecutionPlan& plan) {
+  PaperServer server([](const sandbox::ExecutionPlan& plan) {
     auto script = good_build(plan);
     script.before_exit = std::chrono::milliseconds(300);
     return script;
@@ -509,7 +446,7 @@ TEST_CASE("serve session: two askers share one build and both see its whole log"
 }
 
 TEST_CASE("serve session: a deaf client still gets its result", "[server][fault]") {
-  Server server([](const sandbox::ExecutionPlan& plan) {
+  PaperServer server([](const sandbox::ExecutionPlan& plan) {
     auto script = good_build(plan);
     script.log.assign(200, {std::string(16 * 1024, 'x')});
     return script;
@@ -523,7 +460,7 @@ TEST_CASE("serve session: a deaf client still gets its result", "[server][fault]
 }
 
 TEST_CASE("serve session: nonsense and early ends give an error and no more", "[server][reject]") {
-  Server server(good_build);
+  PaperServer server(good_build);
   std::string valid;
   serve::write_client_hello(valid, protocol::Version(2, 7));
   serve::write_request(valid,

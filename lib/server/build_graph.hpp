@@ -1,0 +1,50 @@
+#pragma once
+
+#include <nixbuild/model/build.hpp>
+#include <nixbuild/model/derivation.hpp>
+#include <nixbuild/protocol/derived_path.hpp>
+#include <nixbuild/store/store.hpp>
+
+#include <cstddef>
+#include <map>
+#include <set>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace nixbuild::server {
+
+/// The derivations behind some targets, as they lie in an account's store, down to those whose
+/// outputs are valid already.
+struct BuildGraph {
+  struct Node {
+    model::StorePath path;
+    model::Derivation derivation;
+    std::set<std::string> wanted; ///< outputs that a target or a dependant needs
+    bool valid = false; ///< all of `wanted` are valid: nothing to do, inputs not looked at
+    std::vector<std::size_t> inputs;
+    std::vector<std::size_t> dependants;
+    std::size_t height = 0; ///< builds on the longest way from here to a target that nobody needs
+  };
+
+  std::vector<Node> nodes;
+  std::map<model::StorePath, std::size_t> places;
+  model::StorePathSet missing; ///< targets and sources that are not valid and nobody builds
+  model::StorePathSet leaves;  ///< targets that are paths and valid
+};
+
+/// Derivations that one request may make the server look at.
+inline constexpr std::size_t kGraphLimit = 250'000;
+
+/// Reads the graph. Blocking; time and memory grow with the derivations that are not built yet.
+/// A derivation that is not valid stands in `missing`. Errors: `build.graph-limit`, `build.cycle`,
+/// `build.output` (a derivation has no output of that name), `derivation.*`.
+[[nodiscard]] BuildGraph load_build_graph(store::Store& store,
+                                          store::AccountId account,
+                                          std::span<const protocol::DerivedPath> wanted);
+
+/// The contents of a valid `.drv`. Blocking. Errors: `derivation.*`, `store.invalid-path`.
+[[nodiscard]] model::Derivation
+load_derivation(store::Store& store, store::AccountId account, const model::StorePath& path);
+
+} // namespace nixbuild::server

@@ -1,0 +1,117 @@
+#include "build_watch.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/co_spawn.hpp>
+
+#include <optional>
+#include <utility>
+
+namespace nixbuild::server {
+
+namespace asio = boost::asio;
+
+namespace {
+
+constexpr std::size_t kLogPiece = 64 * kKiB;
+/// How soon a silent build's follower notices that the client has left.
+constexpr std::chrono::milliseconds kLookUp{400};
+
+} // namespace
+
+struct HangUpWatch::State {
+  bool gone = false;
+  bool ended = false; ///< the watcher is done; its signal must not be used any more
+  asio::cancellation_signal stop;
+
+  static aio::Task<void> watch(std::shared_ptr<State> self,
+                               std::shared_ptr<aio::ByteStream> in,
+                               std::shared_ptr<aio::ByteStream> muted) {
+    try {
+      co_await in->wait_hang_up();
+      self->gone = true;
+      muted->cancel();
+    } catch (const std::exception&) {
+      // Told to stop: the builds have ended first.
+    }
+    self->ended = true;
+  }
+};
+
+HangUpWatch::HangUpWatch(asio::any_io_executor strand,
+                         std::shared_ptr<aio::ByteStream> in,
+                         std::shared_ptr<aio::ByteStream> muted)
+    : state_(std::make_shared<State>()) {
+  auto watcher = State::watch(state_, std::move(in), std::move(muted));
+  auto keep = [state = state_](std::exception_ptr) {
+  };
+  asio::co_spawn(std::move(strand),
+                 std::move(watcher),
+                 asio::bind_cancellation_slot(state_->stop.slot(), std::move(keep)));
+}
+
+HangUpWatch::~HangUpWatch() {
+  if (!state_->ended) {
+    state_->stop.emit(asio::cancellation_type::terminal);
+  }
+}
+
+bool HangUpWatch::gone() const noexcept {
+  return state_->gone;
+}
+
+namespace {
+
+void expect_wanted(const HangUpWatch& client, const bool& stop) {
+  if (client.gone()) {
+    throw Error(Reaction::Disconnected, "session.client-gone", "the client left during a build");
+  }
+  if (stop) {
+    throw Error(Reaction::Cancelled, "session.stopped", "the build is not wanted any more");
+  }
+}
+
+/// What of the log is no longer held in memory.
+aio::Task<std::optional<std::string>>
+stored_log(const SessionParts& parts, std::int64_t number, std::uint64_t offset) {
+  auto work = [&parts, number, offset] {
+    return parts.logs.read(number, offset, kLogPiece);
+  };
+  co_return co_await parts.pool.run(std::move(work));
+}
+
+} // namespace
+
+aio::Task<model::BuildResult> follow_build(const SessionParts& parts,
+                                           build::Attachment attachment,
+                                           LogListener& listener,
+                                           const HangUpWatch& client,
+                                           const bool& stop) {
+  auto& feed = attachment.feed();
+  std::uint64_t offset = 0;
+  for (;;) {
+    expect_wanted(client, stop);
+    auto piece = feed.read(offset);
+    if (piece.missed) {
+      auto stored = co_await stored_log(parts, attachment.number(), offset);
+      if (!stored || stored->empty()) {
+        offset = feed.size(); // lost from the store: go on with what is held
+        continue;
+      }
+      piece.bytes = std::move(*stored);
+    }
+    offset += piece.bytes.size();
+    if (!piece.bytes.empty()) {
+      co_await listener.take_log(std::move(piece.bytes));
+    } else if (piece.closed) {
+      break;
+    } else {
+      co_await feed.event().wait(piece.count, kLookUp);
+    }
+  }
+  co_return co_await attachment.result();
+}
+
+} // namespace nixbuild::server

@@ -1,0 +1,262 @@
+#include "graph_run.hpp"
+
+#include <nixbuild/aio/event.hpp>
+#include <nixbuild/base/error.hpp>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+#include <queue>
+#include <utility>
+
+namespace nixbuild::server {
+
+namespace asio = boost::asio;
+
+namespace {
+
+/// Shared by the request and the builds it has started, all on the session's strand: whoever is
+/// last frees it.
+struct GraphRun {
+  GraphRun(const SessionParts& p,
+           store::AccountId a,
+           GraphOrder o,
+           std::shared_ptr<HangUpWatch> c,
+           BuildGraph g)
+      : parts(p), account(a), order(std::move(o)), client(std::move(c)), graph(std::move(g)),
+        waiting_for(graph.nodes.size()), results(graph.nodes.size()) {}
+
+  const SessionParts& parts;
+  store::AccountId account;
+  GraphOrder order;
+  std::shared_ptr<HangUpWatch> client;
+  BuildGraph graph;
+  std::vector<std::size_t> waiting_for; ///< inputs that are not done
+  std::vector<std::optional<model::BuildResult>> results;
+  std::priority_queue<std::pair<std::size_t, std::size_t>> ready; ///< (height, node)
+  std::size_t running = 0;
+  bool stop = false;
+  std::exception_ptr failure;
+  aio::Event changed;
+
+  void begin();
+  void settle(std::size_t index, model::BuildResult result);
+  [[nodiscard]] build::BuildRequest request_for(std::size_t index) const;
+  [[nodiscard]] std::optional<model::BuildResult> without_building(std::size_t index) const;
+};
+
+model::BuildResult failed(model::BuildStatus status, std::string message) {
+  model::BuildResult result;
+  result.status = status;
+  result.error = std::move(message);
+  return result;
+}
+
+void GraphRun::begin() {
+  for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
+    waiting_for[i] = graph.nodes[i].inputs.size();
+  }
+  for (std::size_t i = 0; i < graph.nodes.size(); ++i) {
+    if (waiting_for[i] == 0) {
+      ready.emplace(graph.nodes[i].height, i);
+    }
+  }
+}
+
+void GraphRun::settle(std::size_t index, model::BuildResult result) {
+  if (!model::is_success(result.status) && !order.keep_going) {
+    stop = true;
+  }
+  results[index] = std::move(result);
+  for (const auto dependant : graph.nodes[index].dependants) {
+    if (--waiting_for[dependant] == 0) {
+      ready.emplace(graph.nodes[dependant].height, dependant);
+    }
+  }
+  changed.notify();
+}
+
+std::optional<model::BuildResult> GraphRun::without_building(std::size_t index) const {
+  const auto& node = graph.nodes[index];
+  const auto& dir = parts.store.dir();
+  if (node.valid) {
+    model::BuildResult result;
+    result.status = model::BuildStatus::AlreadyValid;
+    for (const auto& name : node.wanted) {
+      result.outputs.insert_or_assign(
+          name, model::Realisation{*node.derivation.outputs.at(name).path, {}});
+    }
+    return result;
+  }
+  for (const auto& [input, outputs] : node.derivation.input_derivations) {
+    const auto place = graph.places.find(input);
+    const bool built =
+        place != graph.places.end() && model::is_success(results[place->second]->status);
+    if (!built) {
+      return failed(model::BuildStatus::DependencyFailed,
+                    graph.missing.contains(input)
+                        ? fmt::format("derivation '{}' is not valid in the store", dir.print(input))
+                        : fmt::format("dependency '{}' failed", dir.print(input)));
+    }
+  }
+  for (const auto& source : node.derivation.input_sources) {
+    if (graph.missing.contains(source)) {
+      return failed(model::BuildStatus::DependencyFailed,
+                    fmt::format("path '{}' is required, but there is no substituter that can "
+                                "build it",
+                                dir.print(source)));
+    }
+  }
+  return std::nullopt;
+}
+
+build::BuildRequest GraphRun::request_for(std::size_t index) const {
+  const auto& node = graph.nodes[index];
+  model::BasicDerivation derivation = node.derivation;
+  for (const auto& [input, outputs] : node.derivation.input_derivations) {
+    const auto& built = *results[graph.places.at(input)];
+    for (const auto& name : outputs) {
+      const auto found = built.outputs.find(name);
+      if (found != built.outputs.end()) {
+        derivation.input_sources.push_back(found->second.path);
+      }
+    }
+  }
+  model::sort_unique(derivation.input_sources);
+  return {account, node.path, std::move(derivation), order.options};
+}
+
+aio::Task<void> build_one(std::shared_ptr<GraphRun> run, std::size_t index) {
+  const auto listener = run->order.listen(run->graph.nodes[index].path);
+  co_await listener->begin();
+  auto attachment = run->parts.builds.ask(run->request_for(index));
+  model::BuildResult result;
+  std::exception_ptr failure;
+  try {
+    result = co_await follow_build(
+        run->parts, std::move(attachment), *listener, *run->client, run->stop);
+  } catch (...) {
+    failure = std::current_exception();
+    result = failed(model::BuildStatus::MiscFailure, "the build is not wanted any more");
+  }
+  if (!run->client->gone()) {
+    co_await listener->end(result);
+  }
+  if (failure) {
+    std::rethrow_exception(failure);
+  }
+  run->settle(index, std::move(result));
+}
+
+void start(const std::shared_ptr<GraphRun>& run, std::size_t index, asio::any_io_executor strand) {
+  ++run->running;
+  auto ended = [run](std::exception_ptr failure) {
+    --run->running;
+    // Builds that were told to stop end with an error that says nothing new.
+    if (failure && !run->stop) {
+      run->failure = failure;
+      run->stop = true;
+    }
+    run->changed.notify();
+  };
+  asio::co_spawn(std::move(strand), build_one(run, index), std::move(ended));
+}
+
+void start_ready(const std::shared_ptr<GraphRun>& run, const asio::any_io_executor& strand) {
+  while (!run->stop && !run->ready.empty() && run->running < kBuildsAtOnce) {
+    const auto index = run->ready.top().second;
+    run->ready.pop();
+    if (auto result = run->without_building(index)) {
+      run->settle(index, std::move(*result));
+    } else {
+      start(run, index, strand);
+    }
+  }
+}
+
+/// What is known of a target at the end.
+model::BuildResult result_of(const GraphRun& run, const protocol::DerivedPath& target) {
+  const auto& dir = run.parts.store.dir();
+  const bool itself = target.wants == protocol::DerivedPath::Wants::Path;
+  if (itself && run.graph.leaves.contains(target.path)) {
+    return failed(model::BuildStatus::AlreadyValid, {});
+  }
+  const auto place = run.graph.places.find(target.path);
+  if (itself || place == run.graph.places.end()) {
+    return failed(model::BuildStatus::NoSubstituters,
+                  fmt::format("path '{}' does not exist in the store and there is no substituter "
+                              "that can build it",
+                              dir.print(target.path)));
+  }
+  const auto& result = run.results[place->second];
+  if (!result) {
+    return failed(
+        model::BuildStatus::DependencyFailed,
+        fmt::format("'{}' was not built because another build failed", dir.print(target.path)));
+  }
+  auto told = *result;
+  std::erase_if(told.outputs, [&](const auto& output) {
+    return target.wants == protocol::DerivedPath::Wants::Outputs &&
+           std::find(target.outputs.begin(), target.outputs.end(), output.first) ==
+               target.outputs.end();
+  });
+  return told;
+}
+
+void lease_graph(const BuildGraph& graph, store::Lease& lease) {
+  for (const auto& node : graph.nodes) {
+    lease.add(node.path);
+    lease.add(node.derivation.input_sources);
+    for (const auto& [name, output] : node.derivation.outputs) {
+      if (output.path) {
+        lease.add(*output.path);
+      }
+    }
+  }
+}
+
+} // namespace
+
+aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
+                                                   store::AccountId account,
+                                                   store::Lease& lease,
+                                                   std::vector<protocol::DerivedPath> targets,
+                                                   GraphOrder order,
+                                                   std::shared_ptr<HangUpWatch> client) {
+  const auto strand = co_await asio::this_coro::executor;
+  auto load = [&parts, account, &targets] {
+    return load_build_graph(parts.store, account, targets);
+  };
+  auto graph = co_await parts.pool.run(std::move(load));
+  lease_graph(graph, lease);
+  auto run = std::make_shared<GraphRun>(
+      parts, account, std::move(order), std::move(client), std::move(graph));
+  run->begin();
+  try {
+    for (;;) {
+      const auto seen = run->changed.count();
+      start_ready(run, strand);
+      if (run->running == 0 && (run->stop || run->ready.empty())) {
+        break;
+      }
+      co_await run->changed.wait(seen);
+    }
+  } catch (...) {
+    run->stop = true;
+    throw;
+  }
+  if (run->failure) {
+    std::rethrow_exception(run->failure);
+  }
+  std::vector<TargetResult> results;
+  for (auto& target : targets) {
+    auto result = result_of(*run, target);
+    results.push_back({std::move(target), std::move(result)});
+  }
+  co_return results;
+}
+
+} // namespace nixbuild::server

@@ -1,0 +1,127 @@
+#include "activity_log.hpp"
+#include "worker_state.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <boost/asio/this_coro.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace nixbuild::server {
+
+namespace asio = boost::asio;
+namespace worker = protocol::worker;
+
+namespace {
+
+/// How outputs are named to peers that name them by hash. A derivation that lies in the store has
+/// its inputs resolved first, as the client's own Nix does.
+std::map<std::string, Hash> keys_of(const model::StoreDir& dir,
+                                    const model::BasicDerivation& derivation) {
+  return model::realisation_hashes(dir, derivation);
+}
+
+/// What Nix's own server says where the protocol has room for only one message.
+std::string failure_text(const model::StoreDir& dir, const TargetResult& failed) {
+  if (!failed.result.error.empty()) {
+    return failed.result.error;
+  }
+  return fmt::format("build of '{}' failed: {}",
+                     dir.print(failed.target.path),
+                     model::name_of(failed.result.status));
+}
+
+} // namespace
+
+void WorkerState::expect_normal(worker::BuildMode mode) const {
+  if (mode == worker::BuildMode::Repair) {
+    throw Error(Reaction::Unsupported, "worker.repair", "repairing paths is not offered");
+  }
+  if (mode == worker::BuildMode::Check) {
+    throw Error(Reaction::Unsupported,
+                "worker.check",
+                "building again to compare (--check, --rebuild) is not offered yet");
+  }
+}
+
+aio::Task<std::vector<TargetResult>> WorkerState::build(std::vector<protocol::DerivedPath> targets,
+                                                        worker::BuildMode mode) {
+  expect_normal(mode);
+  GraphOrder order;
+  order.options = options_;
+  order.keep_going = keep_going_;
+  order.listen = [this](const model::StorePath& derivation) {
+    return std::make_unique<ActivityLog>(
+        out_, peer_, last_activity_, parts_.store.dir().print(derivation));
+  };
+  const auto strand = co_await asio::this_coro::executor;
+  auto client = std::make_shared<HangUpWatch>(strand, in_, out_->shared_stream());
+  co_return co_await build_targets(
+      parts_, account_, lease_, std::move(targets), std::move(order), std::move(client));
+}
+
+aio::Task<void> WorkerState::perform(worker::BuildPaths& request) {
+  const auto results = co_await build(std::move(request.targets), request.mode);
+  const auto failed = std::find_if(results.begin(), results.end(), [](const TargetResult& target) {
+    return !model::is_success(target.result.status);
+  });
+  if (failed != results.end()) {
+    throw Error(Reaction::Reject, "worker.build-failed", failure_text(parts_.store.dir(), *failed));
+  }
+  conclude(worker::NumberReply{1});
+}
+
+aio::Task<void> WorkerState::perform(worker::BuildPathsWithResults& request) {
+  auto results = co_await build(std::move(request.targets), request.mode);
+  auto keys = [this, &results] {
+    worker::BuildsReply reply;
+    for (auto& [target, result] : results) {
+      worker::TargetResult told{target, {std::move(result), {}}};
+      if (!told.reply.result.outputs.empty() && target.path.is_derivation()) {
+        const auto derivation = load_derivation(parts_.store, account_, target.path);
+        told.reply.keys = keys_of(parts_.store.dir(), derivation);
+      }
+      reply.results.push_back(std::move(told));
+    }
+    return reply;
+  };
+  const auto reply = co_await parts_.pool.run(std::move(keys));
+  conclude(reply);
+}
+
+aio::Task<void> WorkerState::perform(worker::BuildDerivation& request) {
+  expect_normal(request.mode);
+  lease_.add(request.derivation.input_sources);
+  for (const auto& [name, output] : request.derivation.outputs) {
+    if (output.path) {
+      lease_.add(*output.path);
+    }
+  }
+  worker::BuildReply reply;
+  reply.keys = keys_of(parts_.store.dir(), request.derivation);
+  build::BuildRequest wanted{account_, request.path, std::move(request.derivation), options_};
+  auto attachment = parts_.builds.ask(std::move(wanted));
+  const HangUpWatch client(co_await asio::this_coro::executor, in_, out_->shared_stream());
+  ActivityLog log(out_, peer_, last_activity_, parts_.store.dir().print(request.path));
+  co_await log.begin();
+  const bool never = false;
+  reply.result = co_await follow_build(parts_, std::move(attachment), log, client, never);
+  co_await log.end(reply.result);
+  conclude(reply);
+}
+
+aio::Task<void> WorkerState::perform(worker::EnsurePath& request) {
+  const bool present = co_await valid(request.path);
+  if (!present) {
+    throw Error(Reaction::NotFound,
+                "worker.invalid-path",
+                fmt::format("path '{}' does not exist and cannot be created: nothing is fetched "
+                            "from other caches",
+                            parts_.store.dir().print(request.path)));
+  }
+  conclude(worker::NumberReply{1});
+}
+
+} // namespace nixbuild::server

@@ -1,0 +1,198 @@
+#include "build_graph.hpp"
+#include "worker_state.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <algorithm>
+#include <utility>
+
+namespace nixbuild::server {
+
+namespace worker = protocol::worker;
+
+namespace {
+/// Questions about so few paths are answered on the session's own strand: the database answers in
+/// microseconds, and a visit to the blocking pool costs more.
+constexpr std::size_t kAnswerAtOnce = 16;
+} // namespace
+
+aio::Task<void> WorkerState::perform(worker::IsValidPath& request) {
+  lease_.add(request.path);
+  conclude(worker::NumberReply{is_valid(parts_.store, account_, request.path) ? 1U : 0U});
+  co_return;
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryReferrers& request) {
+  auto work = [this, &request] {
+    return parts_.store.db().referrers(account_, request.path);
+  };
+  auto referrers = co_await parts_.pool.run(std::move(work));
+  lease_.add(referrers);
+  model::sort_unique(referrers);
+  conclude(worker::PathsReply{std::move(referrers)});
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryDeriver& request) {
+  const auto info = parts_.store.db().path_info(account_, request.path);
+  if (!info) {
+    fail_invalid(request.path);
+  }
+  conclude(worker::OptionalPathReply{info->deriver});
+  co_return;
+}
+
+// Nothing is fetched from other caches, so nobody can be told of anything there.
+
+aio::Task<void> WorkerState::perform(worker::QuerySubstitutablePathInfo&) {
+  conclude(worker::SubstitutableReply{});
+  co_return;
+}
+
+aio::Task<void> WorkerState::perform(worker::QuerySubstitutablePathInfos&) {
+  conclude(worker::SubstitutablesReply{});
+  co_return;
+}
+
+aio::Task<void> WorkerState::perform(worker::QuerySubstitutablePaths&) {
+  conclude(worker::PathsReply{});
+  co_return;
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputs& request) {
+  auto load = [this, &request] {
+    return load_derivation(parts_.store, account_, request.path);
+  };
+  const auto derivation = co_await parts_.pool.run(std::move(load));
+  model::StorePaths paths;
+  for (const auto& [name, output] : derivation.outputs) {
+    if (output.path) {
+      paths.push_back(*output.path);
+    }
+  }
+  model::sort_unique(paths);
+  conclude(worker::PathsReply{std::move(paths)});
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputNames& request) {
+  auto load = [this, &request] {
+    return load_derivation(parts_.store, account_, request.path);
+  };
+  const auto derivation = co_await parts_.pool.run(std::move(load));
+  worker::TextsReply reply;
+  for (const auto& [name, output] : derivation.outputs) {
+    reply.texts.push_back(name);
+  }
+  conclude(reply);
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputMap& request) {
+  auto load = [this, &request] {
+    return load_derivation(parts_.store, account_, request.path);
+  };
+  const auto derivation = co_await parts_.pool.run(std::move(load));
+  worker::OutputMapReply reply;
+  for (const auto& [name, output] : derivation.outputs) {
+    reply.outputs.insert_or_assign(name, output.path);
+  }
+  conclude(reply);
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryAllValidPaths&) {
+  auto work = [this] {
+    return parts_.store.db().all_paths(account_);
+  };
+  auto paths = co_await parts_.pool.run(std::move(work));
+  lease_.add(paths);
+  model::sort_unique(paths);
+  conclude(worker::PathsReply{std::move(paths)});
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryPathInfo& request) {
+  lease_.add(request.path);
+  conclude(worker::QueryPathInfoReply{parts_.store.db().path_info(account_, request.path)});
+  co_return;
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryPathFromHashPart& request) {
+  if (request.hash_part.size() != model::StorePath::kHashLength) {
+    throw Error(Reaction::Reject,
+                "worker.hash-part",
+                "the hash part of a store path has 32 characters, not " +
+                    std::to_string(request.hash_part.size()));
+  }
+  auto path = parts_.store.db().path_of_hash_part(account_, request.hash_part);
+  if (path) {
+    lease_.add(*path);
+  }
+  conclude(worker::OptionalPathReply{std::move(path)});
+  co_return;
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryValidPaths& request) {
+  // Leased before they are looked up, so that nothing told to be valid can vanish between.
+  lease_.add(request.paths);
+  model::StorePaths valid;
+  auto work = [this, &request, &valid] {
+    valid = parts_.store.db().valid_paths(account_, request.paths);
+    model::sort_unique(valid);
+  };
+  if (request.paths.size() <= kAnswerAtOnce) {
+    work();
+  } else {
+    co_await parts_.pool.run(std::move(work));
+  }
+  conclude(worker::PathsReply{std::move(valid)});
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryValidDerivers& request) {
+  const auto info = parts_.store.db().path_info(account_, request.path);
+  worker::PathsReply reply;
+  if (info && info->deriver && is_valid(parts_.store, account_, *info->deriver)) {
+    lease_.add(*info->deriver);
+    reply.paths.push_back(*info->deriver);
+  }
+  conclude(reply);
+  co_return;
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryMissing& request) {
+  auto load = [this, &request] {
+    return load_build_graph(parts_.store, account_, request.targets);
+  };
+  const auto graph = co_await parts_.pool.run(std::move(load));
+  worker::MissingReply reply;
+  for (const auto& node : graph.nodes) {
+    if (!node.valid) {
+      reply.will_build.push_back(node.path);
+    }
+  }
+  model::sort_unique(reply.will_build);
+  reply.unknown.assign(graph.missing.begin(), graph.missing.end());
+  conclude(reply);
+}
+
+/// Content-addressed derivations are not built here, so there are no realisations to tell of.
+aio::Task<void> WorkerState::perform(worker::QueryRealisation&) {
+  conclude(worker::RealisationsReply{});
+  co_return;
+}
+
+aio::Task<void> WorkerState::perform(worker::NarFromPath& request) {
+  lease_.add(request.path);
+  if (!is_valid(parts_.store, account_, request.path)) {
+    fail_invalid(request.path);
+  }
+  auto open = [this, &request] {
+    return parts_.store.open_export(account_, request.path);
+  };
+  auto source = co_await parts_.pool.run(std::move(open));
+  say(worker::Last{});
+  try {
+    co_await send_archive(source, out_->stream(), reply_, limits_.stalled);
+  } catch (Error& error) {
+    // Half an archive is out: no failure can be told behind it.
+    throw Error(Reaction::Disconnected, error.code(), error.message());
+  }
+}
+
+} // namespace nixbuild::server

@@ -1,0 +1,228 @@
+#include "worker_state.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <fmt/format.h>
+
+#include <array>
+#include <utility>
+
+namespace nixbuild::server {
+
+namespace worker = protocol::worker;
+
+namespace {
+
+constexpr std::size_t kReadBuffer = 256 * kKiB;
+constexpr std::string_view kDaemonVersion = "nixbuild " NIXBUILD_VERSION;
+
+/// After these the client's stream stands nobody knows where, or there is no client.
+bool ends_session(const Error& error) {
+  return error.reaction() == Reaction::Disconnected || error.reaction() == Reaction::Cancelled ||
+         error.code().starts_with("stream.") || error.code().starts_with("framed.") ||
+         error.code() == "worker.pulled";
+}
+
+} // namespace
+
+WorkerState::WorkerState(const SessionParts& parts,
+                         SessionLimits limits,
+                         store::AccountId account,
+                         bool write_allowed,
+                         std::shared_ptr<aio::ByteStream> in,
+                         std::shared_ptr<aio::ByteStream> out)
+    : parts_(parts), limits_(limits), account_(account), write_allowed_(write_allowed),
+      in_(std::move(in)), out_(std::make_shared<SharedWriter>(std::move(out), limits.stalled)),
+      reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account)),
+      buffer_(kReadBuffer) {}
+
+aio::Task<bool> WorkerState::fill(std::chrono::milliseconds patience) {
+  const std::size_t count = co_await in_->read_some(buffer_, patience);
+  if (count > 0) {
+    reader_.feed(ByteView(buffer_).first(count));
+  }
+  co_return count > 0;
+}
+
+aio::Task<void> WorkerState::send() {
+  std::string gathered = std::exchange(reply_, std::string());
+  if (!gathered.empty()) {
+    co_await out_->write(std::move(gathered));
+  }
+}
+
+void WorkerState::say(const worker::LogMessage& message) {
+  worker::write_log(reply_, peer_, message);
+}
+
+void WorkerState::conclude(const worker::Reply& reply) {
+  say(worker::Last{});
+  worker::write_reply(reply_, parts_.store.dir(), peer_, reply);
+}
+
+aio::Task<bool> WorkerState::greet() {
+  for (;;) {
+    while (const auto step = reader_.greeting()) {
+      switch (*step) {
+      case worker::GreetingStep::Hello:
+        worker::write_hello(reply_);
+        break;
+      case worker::GreetingStep::FeatureList:
+        worker::write_features(reply_);
+        break;
+      case worker::GreetingStep::Welcome:
+        peer_ = *reader_.peer();
+        // Whoever may use an account is trusted with all of it; other accounts are out of reach.
+        worker::write_welcome(reply_, peer_, kDaemonVersion, worker::Trust::Trusted);
+        say(worker::Last{});
+        break;
+      }
+    }
+    co_await send();
+    if (reader_.peer()) {
+      co_return true;
+    }
+    if (!co_await fill(limits_.stalled)) {
+      co_return false;
+    }
+  }
+}
+
+aio::Task<void> WorkerState::converse() {
+  if (!co_await greet()) {
+    if (!reader_.at_boundary()) {
+      throw Error(Reaction::Disconnected, "worker.truncated", "the client left during its hello");
+    }
+    co_return;
+  }
+  for (;;) {
+    std::optional<worker::Request> request = reader_.next();
+    if (request) {
+      co_await serve(std::move(*request));
+      continue;
+    }
+    const bool between = reader_.at_boundary();
+    if (!co_await fill(between ? limits_.idle : limits_.stalled)) {
+      if (!between) {
+        throw Error(Reaction::Disconnected, "worker.truncated", "the client left inside a request");
+      }
+      co_return;
+    }
+  }
+}
+
+void WorkerState::expect_allowed(const worker::Request& request) const {
+  const auto permission = worker::permission_of(request);
+  const bool reads = permission == protocol::Permission::StoreRead ||
+                     permission == protocol::Permission::BuildRead;
+  if (!reads && !write_allowed_) {
+    throw Error(Reaction::Denied,
+                "worker.denied",
+                fmt::format("{} is refused: it needs the permission {}",
+                            worker::name_of(request),
+                            protocol::name_of(permission)));
+  }
+}
+
+aio::Task<void> WorkerState::serve(worker::Request request) {
+  const auto payload = worker::payload_of(request, peer_);
+  frames_.reset();
+  if (payload == worker::Payload::Framed) {
+    frames_.emplace(reader_, *in_, limits_.stalled);
+  }
+  std::optional<Error> failure;
+  try {
+    expect_allowed(request);
+    auto dispatch = [this](auto& wanted) {
+      return perform(wanted);
+    };
+    auto task = std::visit(dispatch, request);
+    co_await std::move(task);
+  } catch (const Error& error) {
+    if (ends_session(error)) {
+      throw;
+    }
+    failure = error;
+  }
+  if (failure) {
+    parts_.log.info(
+        fmt::format("{}: {} [{}]", worker::name_of(request), failure->what(), failure->code()));
+    // What was gathered of a reply is void.
+    reply_.clear();
+    say(worker::Failure{.level = worker::Level::Error,
+                        .message = failure->message(),
+                        .traces = {},
+                        .exit_status = 1});
+    co_await send();
+    if (payload == worker::Payload::Nar) {
+      throw Error(Reaction::Disconnected,
+                  "worker.archive-lost",
+                  "an archive without a frame cannot be skipped after a failure");
+    }
+  }
+  if (frames_ && !frames_->finished()) {
+    co_await frames_->drain();
+  }
+  frames_.reset();
+  co_await send();
+}
+
+aio::Task<bool> WorkerState::valid(model::StorePath path) {
+  lease_.add(path);
+  auto look = [this, &path] {
+    return is_valid(parts_.store, account_, path);
+  };
+  co_return co_await parts_.pool.run(std::move(look));
+}
+
+void WorkerState::fail_invalid(const model::StorePath& path) const {
+  throw Error(Reaction::NotFound,
+              "worker.invalid-path",
+              fmt::format("path '{}' is not valid", parts_.store.dir().print(path)));
+}
+
+aio::Task<void> WorkerState::say_last_words(std::string message) {
+  if (!reader_.peer()) {
+    co_return;
+  }
+  std::string words;
+  worker::write_log(words,
+                    peer_,
+                    worker::Failure{.level = worker::Level::Error,
+                                    .message = std::move(message),
+                                    .traces = {},
+                                    .exit_status = 1});
+  try {
+    co_await out_->stream().write_all(bytes_of(words), std::chrono::seconds(2));
+  } catch (const Error&) {
+    // The client is gone or deaf: there is nobody left to tell.
+  }
+}
+
+aio::Task<int> run_worker_session(const SessionParts& parts,
+                                  SessionLimits limits,
+                                  store::AccountId account,
+                                  bool write_allowed,
+                                  std::shared_ptr<aio::ByteStream> in,
+                                  std::shared_ptr<aio::ByteStream> out,
+                                  std::shared_ptr<aio::ByteStream> err) {
+  WorkerState state(parts, limits, account, write_allowed, std::move(in), std::move(out));
+  std::string failure;
+  try {
+    co_await state.converse();
+    co_return 0;
+  } catch (const std::exception& error) {
+    failure = error.what();
+  }
+  parts.log.info(failure);
+  co_await state.say_last_words(failure);
+  const std::string line = "error: " + failure + "\n";
+  try {
+    co_await err->write_all(bytes_of(line), std::chrono::seconds(2));
+  } catch (const Error&) {
+    // As above.
+  }
+  co_return 1;
+}
+
+} // namespace nixbuild::server

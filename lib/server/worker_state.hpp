@@ -1,0 +1,113 @@
+#pragma once
+
+#include "client_streams.hpp"
+#include "framed_payload.hpp"
+#include "graph_run.hpp"
+
+#include <nixbuild/protocol/worker.hpp>
+#include <nixbuild/server/worker_session.hpp>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+namespace nixbuild::server {
+
+/// One worker session: its streams, its reader, what was agreed on, what it has been told is valid.
+class WorkerState {
+public:
+  WorkerState(const SessionParts& parts,
+              SessionLimits limits,
+              store::AccountId account,
+              bool write_allowed,
+              std::shared_ptr<aio::ByteStream> in,
+              std::shared_ptr<aio::ByteStream> out);
+
+  /// The conversation; throws what ends it early.
+  aio::Task<void> converse();
+  /// Says a failure in the protocol, as far as the client takes it.
+  aio::Task<void> say_last_words(std::string message);
+
+private:
+  aio::Task<bool> fill(std::chrono::milliseconds patience);
+  aio::Task<bool> greet();
+  /// One operation, from its request to its reply or failure.
+  aio::Task<void> serve(protocol::worker::Request request);
+  aio::Task<void> send();
+  /// Last and the reply, gathered.
+  void conclude(const protocol::worker::Reply& reply);
+  void say(const protocol::worker::LogMessage& message);
+  void expect_allowed(const protocol::worker::Request& request) const;
+  /// Error `worker.invalid-path`, in Nix's words.
+  [[noreturn]] void fail_invalid(const model::StorePath& path) const;
+  aio::Task<bool> valid(model::StorePath path);
+
+  // worker_queries.cpp
+  aio::Task<void> perform(protocol::worker::IsValidPath& request);
+  aio::Task<void> perform(protocol::worker::QueryReferrers& request);
+  aio::Task<void> perform(protocol::worker::QueryDeriver& request);
+  aio::Task<void> perform(protocol::worker::QuerySubstitutablePathInfo& request);
+  aio::Task<void> perform(protocol::worker::QuerySubstitutablePathInfos& request);
+  aio::Task<void> perform(protocol::worker::QuerySubstitutablePaths& request);
+  aio::Task<void> perform(protocol::worker::QueryDerivationOutputs& request);
+  aio::Task<void> perform(protocol::worker::QueryDerivationOutputNames& request);
+  aio::Task<void> perform(protocol::worker::QueryDerivationOutputMap& request);
+  aio::Task<void> perform(protocol::worker::QueryAllValidPaths& request);
+  aio::Task<void> perform(protocol::worker::QueryPathInfo& request);
+  aio::Task<void> perform(protocol::worker::QueryPathFromHashPart& request);
+  aio::Task<void> perform(protocol::worker::QueryValidPaths& request);
+  aio::Task<void> perform(protocol::worker::QueryValidDerivers& request);
+  aio::Task<void> perform(protocol::worker::QueryMissing& request);
+  aio::Task<void> perform(protocol::worker::QueryRealisation& request);
+  aio::Task<void> perform(protocol::worker::NarFromPath& request);
+
+  // worker_import.cpp
+  aio::Task<void> perform(protocol::worker::AddToStore& request);
+  aio::Task<void> perform(protocol::worker::AddTextToStore& request);
+  aio::Task<void> perform(protocol::worker::AddToStoreNar& request);
+  aio::Task<void> perform(protocol::worker::AddMultipleToStore& request);
+  aio::Task<void> perform(protocol::worker::AddBuildLog& request);
+  aio::Task<void> perform(protocol::worker::AddSignatures& request);
+  aio::Task<void> perform(protocol::worker::RegisterDrvOutput& request);
+  aio::Task<model::PathInfo> add_archive(protocol::worker::AddToStore& request, ByteSource& source);
+  aio::Task<model::PathInfo> add_file(protocol::worker::AddToStore& request, ByteSource& source);
+
+  // worker_build.cpp
+  aio::Task<void> perform(protocol::worker::BuildPaths& request);
+  aio::Task<void> perform(protocol::worker::BuildPathsWithResults& request);
+  aio::Task<void> perform(protocol::worker::BuildDerivation& request);
+  aio::Task<void> perform(protocol::worker::EnsurePath& request);
+  aio::Task<std::vector<TargetResult>> build(std::vector<protocol::DerivedPath> targets,
+                                             protocol::worker::BuildMode mode);
+  void expect_normal(protocol::worker::BuildMode mode) const;
+
+  // worker_upkeep.cpp
+  aio::Task<void> perform(protocol::worker::AddTempRoot& request);
+  aio::Task<void> perform(protocol::worker::AddIndirectRoot& request);
+  aio::Task<void> perform(protocol::worker::AddPermRoot& request);
+  aio::Task<void> perform(protocol::worker::SyncWithGC& request);
+  aio::Task<void> perform(protocol::worker::FindRoots& request);
+  aio::Task<void> perform(protocol::worker::SetOptions& request);
+  aio::Task<void> perform(protocol::worker::CollectGarbage& request);
+  aio::Task<void> perform(protocol::worker::OptimiseStore& request);
+  aio::Task<void> perform(protocol::worker::VerifyStore& request);
+
+  const SessionParts& parts_;
+  SessionLimits limits_;
+  store::AccountId account_;
+  bool write_allowed_;
+  std::shared_ptr<aio::ByteStream> in_;
+  std::shared_ptr<SharedWriter> out_;
+  protocol::worker::RequestReader reader_;
+  protocol::worker::Peer peer_;
+  store::Lease lease_;
+  Bytes buffer_;
+  std::string reply_;
+  std::optional<FramedPayload> frames_; ///< of the operation that is being served
+  std::shared_ptr<std::uint64_t> last_activity_ = std::make_shared<std::uint64_t>(0);
+  model::BuildOptions options_; ///< from SetOptions
+  bool keep_going_ = false;
+};
+
+} // namespace nixbuild::server
