@@ -59,6 +59,101 @@ public:
     }
     std::erase_if(accounts_, [&](const auto& entry) { return entry.second == account; });
     std::erase_if(builds_, [&](const auto& entry) { return entry.second.account == account; });
+    std::erase_if(keys_, [&](const auto& entry) { return entry.second.key.account == account; });
+    account_settings_.erase(account);
+  }
+
+  std::int64_t add_key(const SshKey& key) override {
+    const std::lock_guard lock(mutex_);
+    if (!paths_.contains(key.account)) {
+      throw_unknown_account(key.account);
+    }
+    for (const auto& [id, held] : keys_) {
+      if (held.key.blob == key.blob) {
+        throw_key_taken(key.account, held.key);
+      }
+    }
+    const auto id = ++last_key_;
+    keys_[id].key = key;
+    keys_[id].key.id = id;
+    return id;
+  }
+
+  void update_key(const SshKey& key) override {
+    const std::lock_guard lock(mutex_);
+    auto& held = held_key(key.account, key.id).key;
+    held.name = key.name;
+    held.permissions = key.permissions;
+    held.tags = key.tags;
+    held.expires_at = key.expires_at;
+  }
+
+  void touch_key(AccountId account, std::int64_t id, std::int64_t used_at) override {
+    const std::lock_guard lock(mutex_);
+    if (const auto found = find(account, id); found != keys_.end()) {
+      found->second.key.last_used_at = used_at;
+    }
+  }
+
+  void remove_key(AccountId account, std::int64_t id) override {
+    const std::lock_guard lock(mutex_);
+    static_cast<void>(held_key(account, id));
+    keys_.erase(id);
+  }
+
+  std::optional<SshKey> key(AccountId account, std::int64_t id) override {
+    const std::lock_guard lock(mutex_);
+    const auto found = find(account, id);
+    return found == keys_.end() ? std::nullopt : std::optional(found->second.key);
+  }
+
+  std::optional<SshKey> find_key(std::string_view blob) override {
+    const std::lock_guard lock(mutex_);
+    const auto found = std::find_if(keys_.begin(), keys_.end(), [&](const auto& entry) {
+      return entry.second.key.blob == blob;
+    });
+    return found == keys_.end() ? std::nullopt : std::optional(found->second.key);
+  }
+
+  std::vector<SshKey> keys(AccountId account) override {
+    const std::lock_guard lock(mutex_);
+    std::vector<SshKey> result;
+    for (const auto& [id, held] : keys_) {
+      if (held.key.account == account) {
+        result.push_back(held.key);
+      }
+    }
+    return result;
+  }
+
+  StoredSettings account_settings(AccountId account) override {
+    const std::lock_guard lock(mutex_);
+    const auto found = account_settings_.find(account);
+    return found == account_settings_.end() ? StoredSettings() : found->second;
+  }
+
+  void set_account_setting(AccountId account,
+                           std::string_view name,
+                           std::optional<std::string_view> value) override {
+    const std::lock_guard lock(mutex_);
+    if (!paths_.contains(account)) {
+      throw_unknown_account(account);
+    }
+    put_setting(account_settings_[account], name, value);
+  }
+
+  StoredSettings key_settings(AccountId account, std::int64_t key) override {
+    const std::lock_guard lock(mutex_);
+    const auto found = find(account, key);
+    return found == keys_.end() ? StoredSettings() : found->second.settings;
+  }
+
+  void set_key_setting(AccountId account,
+                       std::int64_t key,
+                       std::string_view name,
+                       std::optional<std::string_view> value) override {
+    const std::lock_guard lock(mutex_);
+    put_setting(held_key(account, key).settings, name, value);
   }
 
   model::StorePaths valid_paths(AccountId account,
@@ -249,6 +344,36 @@ public:
   }
 
 private:
+  struct HeldKey {
+    SshKey key;
+    StoredSettings settings;
+  };
+
+  using HeldKeys = std::map<std::int64_t, HeldKey>;
+
+  static void put_setting(StoredSettings& settings,
+                          std::string_view name,
+                          std::optional<std::string_view> value) {
+    if (value) {
+      settings.insert_or_assign(std::string(name), std::string(*value));
+    } else {
+      settings.erase(std::string(name));
+    }
+  }
+
+  HeldKeys::iterator find(AccountId account, std::int64_t id) {
+    const auto found = keys_.find(id);
+    return found != keys_.end() && found->second.key.account == account ? found : keys_.end();
+  }
+
+  HeldKey& held_key(AccountId account, std::int64_t id) {
+    const auto found = find(account, id);
+    if (found == keys_.end()) {
+      throw_unknown_key(id);
+    }
+    return found->second;
+  }
+
   [[nodiscard]] const Infos& infos_of(AccountId account) const {
     static const Infos kNone;
     const auto found = paths_.find(account);
@@ -261,6 +386,9 @@ private:
   std::map<std::int64_t, BuildRecord> builds_;
   std::int64_t last_account_ = 0;
   std::int64_t last_build_ = 0;
+  HeldKeys keys_;
+  std::int64_t last_key_ = 0;
+  std::map<AccountId, StoredSettings> account_settings_;
 };
 
 } // namespace

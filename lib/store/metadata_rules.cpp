@@ -65,6 +65,19 @@ void throw_unknown_build(std::int64_t id) {
       Reaction::NotFound, "build.unknown", fmt::format("there is no build with number {}", id));
 }
 
+void throw_unknown_key(std::int64_t id) {
+  throw Error(Reaction::NotFound, "key.unknown", fmt::format("there is no key with number {}", id));
+}
+
+void throw_key_taken(AccountId account, const SshKey& holder) {
+  throw Error(
+      Reaction::Reject,
+      "key.taken",
+      account == holder.account
+          ? fmt::format("this key is there already, with number {}", holder.id)
+          : std::string("this key belongs to another account; one key leads to one account"));
+}
+
 void check_registrable(const model::PathInfo& info) {
   if (info.nar_hash.algorithm() != HashAlgorithm::Sha256) {
     throw Error(Reaction::Reject,

@@ -19,6 +19,9 @@ void check_account_name(std::string_view name);
                                         const model::StorePath& existing);
 [[noreturn]] void throw_referenced(const model::StorePath& path, const model::StorePath& referrer);
 [[noreturn]] void throw_unknown_build(std::int64_t id);
+[[noreturn]] void throw_unknown_key(std::int64_t id);
+/// Says of a key of another account no more than that it is taken.
+[[noreturn]] void throw_key_taken(AccountId account, const SshKey& holder);
 /// Error `store.nar-hash` unless the NAR hash is SHA-256; others cannot be stored.
 void check_registrable(const model::PathInfo& info);
 /// Appends those of `more` that are not there yet.

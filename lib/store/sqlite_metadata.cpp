@@ -1,6 +1,7 @@
 #include "metadata_rules.hpp"
 #include "path_key.hpp"
 #include "sqlite_connection.hpp"
+#include "sqlite_keys.hpp"
 #include "sqlite_paths.hpp"
 #include "sqlite_writer.hpp"
 
@@ -184,11 +185,75 @@ public:
           .run();
       Query(connection, "delete from Paths where account = ?").bind(0, account.value).run();
       Query(connection, "delete from Builds where account = ?").bind(0, account.value).run();
+      delete_keys_of(connection, account);
       Query(connection, "delete from Accounts where id = ?").bind(0, account.value).run();
       if (connection.changes() == 0) {
         throw_unknown_account(account);
       }
     });
+  }
+
+  std::int64_t add_key(const SshKey& key) override {
+    std::int64_t id = 0;
+    writer_.write([&](Connection& connection) { id = insert_key(connection, key); });
+    return id;
+  }
+
+  void update_key(const SshKey& key) override {
+    writer_.write([&](Connection& connection) { replace_key(connection, key); });
+  }
+
+  void touch_key(AccountId account, std::int64_t id, std::int64_t used_at) override {
+    writer_.write([&](Connection& connection) {
+      Query(connection, "update Keys set last_used_at = ? where account = ? and id = ?")
+          .bind(0, used_at)
+          .bind(1, account.value)
+          .bind(2, id)
+          .run();
+    });
+  }
+
+  void remove_key(AccountId account, std::int64_t id) override {
+    writer_.write([&](Connection& connection) { delete_key(connection, account, id); });
+  }
+
+  std::optional<SshKey> key(AccountId account, std::int64_t id) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_key(connection, account, id); });
+  }
+
+  std::optional<SshKey> find_key(std::string_view blob) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_key_of_blob(connection, blob); });
+  }
+
+  std::vector<SshKey> keys(AccountId account) override {
+    return readers_.read([&](Connection& connection) { return select_keys(connection, account); });
+  }
+
+  StoredSettings account_settings(AccountId account) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_account_settings(connection, account); });
+  }
+
+  void set_account_setting(AccountId account,
+                           std::string_view name,
+                           std::optional<std::string_view> value) override {
+    writer_.write(
+        [&](Connection& connection) { put_account_setting(connection, account, name, value); });
+  }
+
+  StoredSettings key_settings(AccountId account, std::int64_t key) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_key_settings(connection, account, key); });
+  }
+
+  void set_key_setting(AccountId account,
+                       std::int64_t key,
+                       std::string_view name,
+                       std::optional<std::string_view> value) override {
+    writer_.write(
+        [&](Connection& connection) { put_key_setting(connection, account, key, name, value); });
   }
 
   model::StorePaths valid_paths(AccountId account,

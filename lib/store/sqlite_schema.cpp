@@ -11,8 +11,8 @@ namespace nixbuild::store {
 namespace {
 
 /// What lifts a database from version i to version i + 1. Never edited after a release: changes are
-/// new entries. Accounts' and builds' numbers are never used twice: sessions, logs and bills keep
-/// them. A path's row number is private to this database.
+/// new entries. Accounts', keys' and builds' numbers are never used twice: sessions, logs and bills
+/// keep them. A path's row number is private to this database.
 constexpr std::array kMigrations{
     R"(
 create table Accounts (
@@ -61,6 +61,38 @@ create table Builds (
   phases text not null
 );
 create index BuildsByAccount on Builds (account, id);
+)",
+    R"(
+create table Keys (
+  id integer primary key autoincrement,
+  account integer not null,
+  algorithm text not null,
+  blob blob not null unique,          -- one key, one account
+  name text not null,
+  permissions text,                   -- separated by blanks; null: as the account says
+  expires_at integer not null,        -- seconds since 1970; 0: never
+  created_at integer not null,
+  last_used_at integer not null       -- 0: not yet
+);
+create index KeysByAccount on Keys (account, id);
+create table KeyTags (
+  key integer not null,
+  name text not null,
+  value text not null,
+  primary key (key, name)
+) without rowid;
+create table AccountSettings (
+  account integer not null,
+  name text not null,
+  value text not null,
+  primary key (account, name)
+) without rowid;
+create table KeySettings (
+  key integer not null,
+  name text not null,
+  value text not null,
+  primary key (key, name)
+) without rowid;
 )",
 };
 static_assert(kMigrations.size() == kSqliteSchemaVersion);

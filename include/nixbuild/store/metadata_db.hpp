@@ -7,6 +7,7 @@
 #include <compare>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -25,6 +26,26 @@ struct Account {
   AccountId id;
   std::string name; ///< `[a-z0-9][a-z0-9-]{0,62}`
 };
+
+/// An SSH key that leads into an account. Times are seconds since 1970. What permissions and
+/// settings mean is the server's business; here they are words.
+struct SshKey {
+  std::int64_t id = 0; ///< given by the database, never twice
+  AccountId account;
+  std::string algorithm; ///< `ssh-ed25519`
+  std::string blob;      ///< the public key's bytes, which `authorized_keys` has in base 64
+  std::string name;      ///< for people
+  std::optional<std::string> permissions; ///< separated by blanks; absent: as the account says
+  std::map<std::string, std::string> tags;
+  std::int64_t expires_at = 0; ///< 0: never
+  std::int64_t created_at = 0;
+  std::int64_t last_used_at = 0; ///< 0: not yet
+
+  bool operator==(const SshKey&) const = default;
+};
+
+/// Settings as they were given: name → value.
+using StoredSettings = std::map<std::string, std::string>;
 
 /// A build as it is remembered. Times are microseconds since 1970; 0: not yet.
 struct BuildRecord {
@@ -57,8 +78,35 @@ public:
   virtual AccountId ensure_account(std::string_view name) = 0;
   virtual std::optional<AccountId> find_account(std::string_view name) = 0;
   virtual std::vector<Account> accounts() = 0;
-  /// Removes the account and its paths' names. Error `account.unknown`.
+  /// Removes the account with its paths' names, builds, keys and settings. Error `account.unknown`.
   virtual void remove_account(AccountId account) = 0;
+
+  /// Remembers a key and returns its number. Errors: `account.unknown`, `key.taken` (the same
+  /// public key leads somewhere already, in this account or another one).
+  virtual std::int64_t add_key(const SshKey& key) = 0;
+  /// Name, permissions, tags and expiry. Error `key.unknown`.
+  virtual void update_key(const SshKey& key) = 0;
+  /// Notes the time of a session. A key that is gone is no error.
+  virtual void touch_key(AccountId account, std::int64_t id, std::int64_t used_at) = 0;
+  /// Removes the key with its settings. Error `key.unknown`.
+  virtual void remove_key(AccountId account, std::int64_t id) = 0;
+  virtual std::optional<SshKey> key(AccountId account, std::int64_t id) = 0;
+  /// The key with these bytes, of whatever account.
+  virtual std::optional<SshKey> find_key(std::string_view blob) = 0;
+  /// By number.
+  virtual std::vector<SshKey> keys(AccountId account) = 0;
+
+  virtual StoredSettings account_settings(AccountId account) = 0;
+  /// No value: the setting is removed; one that is not there is no error. Error `account.unknown`.
+  virtual void set_account_setting(AccountId account,
+                                   std::string_view name,
+                                   std::optional<std::string_view> value) = 0;
+  virtual StoredSettings key_settings(AccountId account, std::int64_t key) = 0;
+  /// As for accounts. Error `key.unknown`.
+  virtual void set_key_setting(AccountId account,
+                               std::int64_t key,
+                               std::string_view name,
+                               std::optional<std::string_view> value) = 0;
 
   /// The valid ones among `paths`, in the order asked.
   virtual model::StorePaths valid_paths(AccountId account,

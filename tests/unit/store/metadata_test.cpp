@@ -303,8 +303,10 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
     const auto db = open_sqlite_metadata(path);
     db->register_paths(db->ensure_account("a"), {&info, 1});
   }
-  // As version 1 had it: paths, and no builds yet.
-  run_sql(path, "drop table Builds; pragma user_version = 1");
+  // As version 1 had it: paths, and no builds, keys and settings yet.
+  run_sql(path,
+          "drop table Builds; drop table Keys; drop table KeyTags; drop table AccountSettings; "
+          "drop table KeySettings; pragma user_version = 1");
   {
     const auto db = open_sqlite_metadata(path);
     const auto account = db->ensure_account("a");
@@ -313,7 +315,23 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
     record.account = account;
     CHECK(db->add_build(record) > 0);
   }
-  run_sql(path, "pragma user_version = 3");
+  // As version 2 had it: builds, and no keys and settings yet.
+  run_sql(
+      path,
+      "drop table Keys; drop table KeyTags; drop table AccountSettings; drop table KeySettings; "
+      "pragma user_version = 2");
+  {
+    const auto db = open_sqlite_metadata(path);
+    const auto account = db->ensure_account("a");
+    CHECK(db->builds(account, 10).size() == 1);
+    SshKey key;
+    key.account = account;
+    key.blob = "blob";
+    CHECK(db->add_key(key) > 0);
+    db->set_account_setting(account, "max-cpu", "4");
+    CHECK(db->account_settings(account).at("max-cpu") == "4");
+  }
+  run_sql(path, "pragma user_version = 4");
   CHECK(code_of([&] { static_cast<void>(open_sqlite_metadata(path)); }) == "metadata.newer");
 }
 
