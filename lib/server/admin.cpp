@@ -1,6 +1,8 @@
 #include "admin_call.hpp"
 #include "admin_text.hpp"
 
+#include <nixbuild/server/ssh_key.hpp>
+
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
@@ -8,6 +10,7 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <optional>
 #include <utility>
 
 namespace nixbuild::server {
@@ -24,19 +27,32 @@ struct Handler {
   BlockingCommand blocking = nullptr;
   StreamingCommand streaming = nullptr;
   bool needs_account = true;
+  std::optional<Permission> permission = std::nullopt; ///< without which it is refused
+  bool reads_input = false;                            ///< where the one argument is `-`
 };
+
+constexpr auto kSeeBuilds = Permission::BuildRead;
+constexpr auto kSeePaths = Permission::StoreRead;
+constexpr auto kChange = Permission::AccountWrite;
 
 constexpr std::array kHandlers = {
     Handler{"account add", &add_account, nullptr, false},
     Handler{"account list", &list_accounts, nullptr, false},
     Handler{"account remove", &remove_account, nullptr, false},
-    Handler{"builds", &show_builds, nullptr, true},
-    Handler{"log", nullptr, &print_log, true},
-    Handler{"path info", &show_path_infos, nullptr, true},
-    Handler{"path list", &list_paths, nullptr, true},
-    Handler{"path cat", nullptr, &print_path, true},
-    Handler{"path verify", nullptr, &verify_paths, true},
+    Handler{"builds", &show_builds, nullptr, true, kSeeBuilds},
+    Handler{"log", nullptr, &print_log, true, kSeeBuilds},
+    Handler{"path info", &show_path_infos, nullptr, true, kSeePaths},
+    Handler{"path list", &list_paths, nullptr, true, kSeePaths},
+    Handler{"path cat", nullptr, &print_path, true, kSeePaths},
+    Handler{"path verify", nullptr, &verify_paths, true, kSeePaths},
     Handler{"gc", &collect_garbage, nullptr, true},
+    Handler{"key add", &add_key, nullptr, true, kChange, true},
+    Handler{"key list", &list_keys, nullptr, true},
+    Handler{"key set", &set_key, nullptr, true, kChange},
+    Handler{"key remove", &remove_key, nullptr, true, kChange},
+    Handler{"settings show", &show_settings, nullptr, true},
+    Handler{"settings set", &set_setting, nullptr, true, kChange},
+    Handler{"settings unset", &unset_setting, nullptr, true, kChange},
 };
 
 const Handler& handler_of(const CommandSpec& spec) {
@@ -66,16 +82,42 @@ void expect_allowed(const Handoff& handoff, const Command& command) {
   }
 }
 
-store::AccountId find_account(store::Store& store, const std::string& name) {
-  const auto account = store.db().find_account(name);
-  if (!account) {
-    throw Error(Reaction::NotFound,
-                "admin.no-account",
-                fmt::format("there is no account '{}'; nixbuild account add {} makes it",
-                            printable(name),
-                            printable(name)));
+/// What only the identity tells: whether a session over SSH may administrate at all, and whether it
+/// may run this command.
+void expect_permitted(const AdminCall& call, const Handler& handler) {
+  if (call.handoff.limited) {
+    EffectiveSettings settings;
+    const auto& layers = call.identity.layers;
+    settings.set_all(SettingLevel::System, layers.system);
+    settings.set_all(SettingLevel::Account, layers.account);
+    settings.set_all(SettingLevel::Key, layers.key);
+    if (!settings.flag(SettingId::AllowShell)) {
+      throw Error(Reaction::Denied,
+                  "admin.no-shell",
+                  "administration over SSH is switched off (setting allow-shell)");
+    }
   }
-  return *account;
+  if (handler.permission) {
+    call.identity.permissions.expect(*handler.permission, fmt::format("'{}'", handler.words));
+  }
+}
+
+aio::Task<std::string> read_input(std::shared_ptr<aio::ByteStream> in) {
+  constexpr std::chrono::seconds slow_writer{60};
+  std::string text;
+  std::array<std::uint8_t, 4096> buffer{};
+  for (;;) {
+    const auto count = co_await in->read_some(buffer, slow_writer);
+    if (count == 0) {
+      co_return text;
+    }
+    text.append(reinterpret_cast<const char*>(buffer.data()), count);
+    if (text.size() > kPublicKeyBytes) {
+      throw Error(Reaction::Reject,
+                  "admin.input",
+                  fmt::format("the input has more than {} bytes", kPublicKeyBytes));
+    }
+  }
 }
 
 /// What the watcher of the caller and the command share; both run on one strand.
@@ -124,11 +166,17 @@ aio::Task<int> run(std::shared_ptr<AdminCall> call, std::shared_ptr<aio::ByteStr
   }
   expect_allowed(call->handoff, call->command);
   const auto& handler = handler_of(*call->command.spec);
-  if (handler.needs_account) {
-    auto find = [call] {
-      return find_account(call->parts.store, call->handoff.account);
+  if (handler.needs_account || call->handoff.limited) {
+    auto identify = [call] {
+      return call->desk().identify(call->handoff);
     };
-    call->account = co_await call->parts.pool.run(std::move(find));
+    call->identity = co_await call->parts.pool.run(std::move(identify));
+    call->account = call->identity.account;
+    expect_permitted(*call, handler);
+  }
+  const auto& arguments = call->command.arguments;
+  if (handler.reads_input && arguments.size() == 1 && arguments.front() == "-") {
+    call->input = co_await read_input(in);
   }
   if (handler.streaming != nullptr) {
     co_return co_await stream(call, std::move(in), handler.streaming);
@@ -147,6 +195,13 @@ aio::Task<void> write_text(aio::ByteStream& stream, std::string text) {
   co_await stream.write_all(bytes_of(text), kSlowReader);
 }
 
+AccountDesk& AdminCall::desk() const {
+  if (parts.accounts == nullptr) {
+    throw Error(Reaction::Internal, "admin.no-desk", "this daemon keeps no keys and settings");
+  }
+  return *parts.accounts;
+}
+
 void expect_caller(const AdminCall& call) {
   if (call.caller_gone) {
     throw Error(Reaction::Disconnected, "admin.caller-gone", "the program that asked has ended");
@@ -159,7 +214,7 @@ aio::Task<int> run_admin_command(const SessionParts& parts,
                                  std::shared_ptr<aio::ByteStream> out,
                                  std::shared_ptr<aio::ByteStream> err) {
   auto call = std::make_shared<AdminCall>(
-      AdminCall{parts, std::move(handoff), {}, {}, std::move(out), std::move(err)});
+      AdminCall{parts, std::move(handoff), {}, {}, std::move(out), std::move(err), false, {}, {}});
   std::string complaint;
   int status = 0;
   try {

@@ -49,26 +49,31 @@ AdminAnswer remove_account(const AdminCall& call) {
   const auto account = db.find_account(name);
   if (!account) {
     throw Error(Reaction::NotFound,
-                "admin.no-account",
+                "account.missing",
                 fmt::format("there is no account '{}'", printable(name)));
   }
   if (name == kAlwaysThere) {
     throw Error(Reaction::Reject, "admin.default-account", "the account 'default' always exists");
   }
   const auto paths = db.all_paths(*account).size();
-  if (paths > 0 && !call.command.has("--force")) {
-    throw Error(
-        Reaction::Reject,
-        "admin.account-in-use",
-        fmt::format("account '{}' has {} store paths; --force removes them too", name, paths));
+  const auto keys = db.keys(*account).size();
+  if (paths + keys > 0 && !call.command.has("--force")) {
+    throw Error(Reaction::Reject,
+                "admin.account-in-use",
+                fmt::format("account '{}' has {} store paths and {} keys; --force removes them too",
+                            name,
+                            paths,
+                            keys));
   }
   db.remove_account(*account);
+  call.desk().publish_keys();
   if (call.json()) {
-    return {json::serialize(json::object{{"name", name}, {"paths", paths}}) + "\n"};
+    return {json::serialize(json::object{{"name", name}, {"paths", paths}, {"keys", keys}}) + "\n"};
   }
-  return {fmt::format("account '{}' removed{}\n",
-                      name,
-                      paths > 0 ? fmt::format(" with {} store paths", paths) : "")};
+  return {fmt::format(
+      "account '{}' removed{}\n",
+      name,
+      paths + keys > 0 ? fmt::format(" with {} store paths and {} keys", paths, keys) : "")};
 }
 
 } // namespace nixbuild::server

@@ -14,10 +14,15 @@ struct AdminCall {
   const SessionParts& parts;
   Handoff handoff;
   Command command;
-  store::AccountId account; ///< of `handoff.account`; commands on accounts do without
+  store::AccountId account; ///< of `identity`; commands on accounts do without
   std::shared_ptr<aio::ByteStream> out;
   std::shared_ptr<aio::ByteStream> err;
   bool caller_gone = false; ///< changed and read on the session's strand only
+  Identity identity;        ///< of a command that concerns one account
+  std::string input;        ///< of a command that reads some
+
+  /// Error `admin.no-desk` where the daemon has none.
+  [[nodiscard]] AccountDesk& desk() const;
 
   [[nodiscard]] bool json() const { return command.has("--json"); }
 };
@@ -35,6 +40,13 @@ using StreamingCommand = aio::Task<int> (*)(AdminCall&);
 [[nodiscard]] AdminAnswer add_account(const AdminCall& call);
 [[nodiscard]] AdminAnswer list_accounts(const AdminCall& call);
 [[nodiscard]] AdminAnswer remove_account(const AdminCall& call);
+[[nodiscard]] AdminAnswer add_key(const AdminCall& call);
+[[nodiscard]] AdminAnswer list_keys(const AdminCall& call);
+[[nodiscard]] AdminAnswer set_key(const AdminCall& call);
+[[nodiscard]] AdminAnswer remove_key(const AdminCall& call);
+[[nodiscard]] AdminAnswer show_settings(const AdminCall& call);
+[[nodiscard]] AdminAnswer set_setting(const AdminCall& call);
+[[nodiscard]] AdminAnswer unset_setting(const AdminCall& call);
 [[nodiscard]] AdminAnswer show_builds(const AdminCall& call);
 [[nodiscard]] AdminAnswer show_path_infos(const AdminCall& call);
 [[nodiscard]] AdminAnswer list_paths(const AdminCall& call);
@@ -42,6 +54,12 @@ using StreamingCommand = aio::Task<int> (*)(AdminCall&);
 aio::Task<int> print_log(AdminCall& call);
 aio::Task<int> print_path(AdminCall& call);
 aio::Task<int> verify_paths(AdminCall& call);
+
+/// The account's key with that number as a text. Errors `command.usage`, `key.unknown`.
+[[nodiscard]] store::SshKey key_of_account(const AdminCall& call, std::string_view id);
+
+/// Seconds since 1970 of what --expires says; 0: never. Error `command.usage`.
+[[nodiscard]] std::int64_t parse_expiry(std::string_view text, std::int64_t now);
 
 /// Writes all of it; a reader may be slow (a pager), but not for ever.
 aio::Task<void> write_text(aio::ByteStream& stream, std::string text);

@@ -21,8 +21,7 @@ std::vector<CommandSpec> daemon_commands() {
        "NAME",
        "make an account",
        "An account has its own store paths and builds; contents that are equal are stored once.\n"
-       "Let a key into it by this line of authorized_keys:\n"
-       "    restrict,command=\"nixbuild-serve --account NAME\" ssh-ed25519 AAAA… comment\n"
+       "Let a key into it: nixbuild --account NAME key add FILE\n"
        "Names: 1 to 63 characters out of a-z, 0-9 and -, not beginning with -.",
        {kJson},
        1,
@@ -38,9 +37,9 @@ std::vector<CommandSpec> daemon_commands() {
        0},
       {"account remove",
        "NAME",
-       "remove an account and its store paths",
+       "remove an account, its keys and its store paths",
        "Contents that no account needs any more are freed by the next `nixbuild gc`.",
-       {{"--force", "", "remove it although it has store paths"}},
+       {kJson, {"--force", "", "remove it although it has keys or store paths"}},
        1,
        1,
        CommandPlace::Daemon,
@@ -305,9 +304,9 @@ const OptionSpec* any_option(std::string_view name) {
 std::span<const CommandSpec> command_table() {
   static const std::vector<CommandSpec> table = [] {
     auto all = daemon_commands();
-    auto local = local_commands();
-    all.insert(
-        all.end(), std::make_move_iterator(local.begin()), std::make_move_iterator(local.end()));
+    for (auto& more : {account_commands(), local_commands()}) {
+      all.insert(all.end(), more.begin(), more.end());
+    }
     return all;
   }();
   return table;

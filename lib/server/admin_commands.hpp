@@ -42,6 +42,8 @@ struct CommandSpec {
 inline constexpr std::size_t kAnyNumber = static_cast<std::size_t>(-1);
 
 [[nodiscard]] std::span<const CommandSpec> command_table();
+/// The rows of it about keys and settings.
+[[nodiscard]] std::vector<CommandSpec> account_commands();
 [[nodiscard]] std::span<const OptionSpec> global_options();
 
 /// A command line taken apart.

@@ -1,5 +1,6 @@
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/server/config.hpp>
+#include <nixbuild/server/settings.hpp>
 
 #include <fmt/format.h>
 #include <toml++/toml.h>
@@ -81,6 +82,43 @@ std::set<std::string> texts(const toml::node& node) {
   return result;
 }
 
+/// A setting's value as the text that it would be in any other level.
+std::string setting_text(const toml::node& node) {
+  if (const auto flag = node.value_exact<bool>()) {
+    return *flag ? "true" : "false";
+  }
+  if (const auto number = node.value_exact<std::int64_t>()) {
+    return std::to_string(*number);
+  }
+  if (node.is_array()) {
+    std::string words;
+    for (const auto& word : texts(node)) {
+      words += (words.empty() ? "" : " ") + word;
+    }
+    return words;
+  }
+  return text(node);
+}
+
+/// A key of section `[settings]`.
+void take_setting(Config& config,
+                  std::string_view name,
+                  const toml::node& node,
+                  const std::string& file_name) {
+  const auto line = node.source().begin.line;
+  try {
+    const auto& spec = setting_named(name);
+    expect_level(spec, SettingLevel::System);
+    const auto value = parse_setting(spec, SettingLevel::System, setting_text(node));
+    config.settings.insert_or_assign(std::string(name), print_setting(spec, value));
+  } catch (const WrongValue& wrong) {
+    reject("config.value", file_name, line, fmt::format("'{}' must be {}", name, wrong.wanted()));
+  } catch (const Error& error) {
+    const bool unknown = error.code() == "settings.unknown";
+    reject(unknown ? "config.unknown-key" : "config.value", file_name, line, error.message());
+  }
+}
+
 constexpr std::uint64_t kMostMib = 1ULL << 30;
 
 const std::map<std::string, std::map<std::string, Setter>>& keys() {
@@ -145,6 +183,10 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
        {{"idle-exit-seconds",
          [](C& c, const N& n) {
            c.idle_exit = std::chrono::seconds(whole(n, 1, 365ULL * 86400));
+         }},
+        {"keys-file",
+         [](C& c, const N& n) {
+           c.keys_file = text(n);
          }}}},
       {"store",
        {{"dir",
@@ -164,6 +206,12 @@ Config parse_config(std::string_view source, const std::string& file_name) {
     for (const auto& [section, node] : root) {
       const auto known = keys().find(std::string(section.str()));
       const auto* entries = node.as_table();
+      if (section.str() == "settings" && entries != nullptr) {
+        for (const auto& [key, value] : *entries) {
+          take_setting(config, key.str(), value, file_name);
+        }
+        continue;
+      }
       if (known == keys().end() || entries == nullptr) {
         reject("config.unknown-key",
                file_name,

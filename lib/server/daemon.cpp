@@ -1,6 +1,7 @@
 #include <nixbuild/aio/task_group.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/build/shared_builds.hpp>
+#include <nixbuild/server/accounts.hpp>
 #include <nixbuild/server/admin.hpp>
 #include <nixbuild/server/daemon.hpp>
 #include <nixbuild/server/handoff.hpp>
@@ -143,6 +144,23 @@ build::BuilderSettings builder_settings(const Config& config, const MachineShare
   return settings;
 }
 
+AccountDesk::Settings desk_settings(const DaemonSettings& settings) {
+  AccountDesk::Settings desk{settings.config.settings, {settings.state_dir + "/keys"}};
+  if (!settings.config.keys_file.empty()) {
+    desk.key_lists.emplace_back(settings.config.keys_file);
+  }
+  return desk;
+}
+
+/// A list of keys that cannot be written locks nobody out who is on it already.
+void publish_keys_at_start(AccountDesk& accounts, Log& log) {
+  try {
+    accounts.publish_keys();
+  } catch (const Error& error) {
+    log.error(error.what());
+  }
+}
+
 } // namespace
 
 struct Daemon::State {
@@ -158,6 +176,7 @@ struct Daemon::State {
   std::unique_ptr<store::SegmentStore> segments;
   std::unique_ptr<store::LogStore> logs;
   store::Store store;
+  AccountDesk accounts;
   LateExecutor executor;
   build::LeaseDesk leases;
   build::Builder builder;
@@ -179,15 +198,17 @@ struct Daemon::State {
         segments(store::open_file_segments(settings.state_dir + "/store", lazy_segments())),
         logs(store::open_file_logs(settings.state_dir + "/logs")),
         store(*db, *segments, clock, model::StoreDir(settings.config.store_dir)),
+        accounts(*db, clock, desk_settings(settings)),
         executor([this, make_executor] { return make_executor(io.get_executor()); }, pool),
         leases(std::make_unique<scheduler::LocalEngine>(engine_settings(settings.config, share))),
         builder({store, *logs, executor, leases, pool, clock, log, &signing_key},
                 builder_settings(settings.config, share)),
         build_tasks(io.get_executor(), log), session_tasks(io.get_executor(), log),
-        builds(builder, build_tasks), parts{store, *logs, builds, pool, log}, acceptor(io),
-        idle_timer(io), last_work(clock.monotonic()) {
+        builds(builder, build_tasks), parts{store, *logs, builds, pool, log, &accounts},
+        acceptor(io), idle_timer(io), last_work(clock.monotonic()) {
     db->ensure_account("default");
     recover_state(settings.state_dir, store, *segments, log);
+    publish_keys_at_start(accounts, log);
     auto listener =
         settings.listener ? std::move(settings.listener) : listen_for_handoffs(settings.state_dir);
     acceptor.assign(asio::local::stream_protocol(), listener.release());
@@ -241,23 +262,32 @@ aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
   if (handoff.kind == HandoffKind::Admin) {
     co_return co_await run_admin_command(parts, std::move(handoff), in, out, err);
   }
-  auto find = [this, &handoff] {
-    return db->find_account(handoff.account);
+  auto identify = [this, &handoff] {
+    auto identity = accounts.identify(handoff);
+    identity.permissions.expect(Permission::StoreRead, "a Nix client's session");
+    return identity;
   };
-  const std::optional<store::AccountId> account = co_await pool.run(std::move(find));
-  if (!account) {
-    const auto refusal =
-        fmt::format("error: there is no account '{}'; `nixbuild account add {}` makes it\n",
-                    handoff.account,
-                    handoff.account);
+  std::optional<Identity> identity;
+  std::string refusal;
+  try {
+    identity = co_await pool.run(std::move(identify));
+  } catch (const Error& error) {
+    refusal = fmt::format("error: {}\n", error.what());
+  }
+  if (!refusal.empty()) {
     co_await err->write_all(bytes_of(refusal), std::chrono::seconds(2));
     co_return 3;
   }
+  // Uploads and builds come through one door, which opens for both permissions together.
+  const bool write_allowed = handoff.write && identity->permissions.has(Permission::StoreWrite) &&
+                             identity->permissions.has(Permission::BuildWrite);
   SessionLimits limits;
   if (handoff.kind == HandoffKind::Worker) {
-    co_return co_await run_worker_session(parts, limits, *account, handoff.write, in, out, err);
+    co_return co_await run_worker_session(
+        parts, limits, identity->account, write_allowed, in, out, err);
   }
-  co_return co_await run_serve_session(parts, limits, *account, handoff.write, in, out, err);
+  co_return co_await run_serve_session(
+      parts, limits, identity->account, write_allowed, in, out, err);
 }
 
 aio::Task<void> Daemon::State::watch_idle() {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 
@@ -75,6 +76,15 @@ private:
   std::string_view bytes_;
 };
 
+std::int64_t key_number(std::string_view text) {
+  std::int64_t number = -1;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || number < 0) {
+    throw Error(Reaction::Reject, "handoff.malformed", "a hand-over names a key that is no number");
+  }
+  return number;
+}
+
 /// A socket address of any depth: the directory goes by descriptor, because the address itself has
 /// room for 107 characters only.
 sockaddr_un address_in(const UniqueFd& directory) {
@@ -107,6 +117,7 @@ std::string encode(const Handoff& handoff) {
   put(body, static_cast<std::uint32_t>(handoff.write ? 1 : 0));
   put(body, static_cast<std::uint32_t>(handoff.limited ? 1 : 0));
   put(body, handoff.account);
+  put(body, std::to_string(handoff.key));
   put(body, static_cast<std::uint32_t>(handoff.arguments.size()));
   for (const auto& argument : handoff.arguments) {
     put(body, argument);
@@ -130,6 +141,7 @@ Handoff decode_handoff(std::string_view message) {
   handoff.write = cursor.number() != 0;
   handoff.limited = cursor.number() != 0;
   handoff.account = cursor.text();
+  handoff.key = key_number(cursor.text());
   handoff.arguments = cursor.texts();
   handoff.environment = cursor.texts();
   if (!cursor.at_end()) {

@@ -6,6 +6,8 @@
 
 #include <unistd.h>
 
+#include <charconv>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -22,7 +24,8 @@ using nixbuild::server::Handoff;
 using nixbuild::server::HandoffKind;
 
 constexpr std::string_view kUsage =
-    R"(Usage: nixbuild-serve [--state-dir DIR] [--config FILE] [--account NAME] [--no-autostart]
+    R"(Usage: nixbuild-serve [--state-dir DIR] [--config FILE] [--account NAME] [--key ID]
+                      [--no-autostart]
        nixbuild-serve [OPTIONS] --serve [--write] | --stdio
 
 Serves one Nix client. As an SSH forced command it looks at SSH_ORIGINAL_COMMAND:
@@ -33,12 +36,14 @@ Called directly, --serve or --stdio choose the protocol.
 
 In authorized_keys, one line is all:
     restrict,command="nixbuild-serve --account NAME" ssh-ed25519 AAAA… comment
+With --key ID the session has that key's permissions and settings (nixbuild key add).
 )";
 
 struct Options {
   std::string state_dir;
   std::string config;
   std::string account = "default";
+  std::int64_t key = 0;
   bool autostart = true;
   std::vector<std::string> words; ///< what asks for a protocol
 };
@@ -100,6 +105,15 @@ bool has(const std::vector<std::string>& words, std::string_view wanted) {
   std::exit(2);
 }
 
+std::int64_t key_number(const std::string& text) {
+  std::int64_t number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  if (error != std::errc() || end != text.data() + text.size() || number <= 0) {
+    usage_error("--key needs the number of a key, not '" + text + "'");
+  }
+  return number;
+}
+
 Options parse_options(int argc, char** argv) {
   Options options;
   const auto value_of = [&](int& i, std::string_view name) -> std::string {
@@ -121,6 +135,8 @@ Options parse_options(int argc, char** argv) {
       options.config = value_of(i, name);
     } else if (name == "--account") {
       options.account = value_of(i, name);
+    } else if (name == "--key") {
+      options.key = key_number(value_of(i, name));
     } else if (word == "--no-autostart") {
       options.autostart = false;
     } else if (word == "--help" || word == "-h") {
@@ -184,11 +200,15 @@ int main(int argc, char** argv) {
     if (const char* command = std::getenv("SSH_ORIGINAL_COMMAND")) {
       options.words = split_words(command);
       over_ssh = true;
+      // An sshd that takes NIXBUILD_* from clients takes this too: settings are theirs to choose,
+      // the server's folder is not.
+      ::unsetenv("NIXBUILD_STATE_DIR");
     }
   }
   try {
     auto handoff = choose(options.words, over_ssh);
     handoff.account = options.account;
+    handoff.key = options.key;
     handoff.environment = forwarded_environment();
     const auto state_dir = nixbuild::server::find_state_dir(options.state_dir);
     return nixbuild::server::run_through_daemon(

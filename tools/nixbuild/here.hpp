@@ -14,6 +14,7 @@ struct Globals {
   std::string config;    ///< empty: none
   std::string account;
   bool autostart = true;
+  bool state_dir_given = false; ///< on the command line or in the environment
 };
 
 int nar_ls(const server::Command& command);
@@ -23,10 +24,16 @@ int nar_unpack(const server::Command& command);
 int kernel_import(const Globals& globals, const server::Command& command);
 int kernel_list(const Globals& globals, const server::Command& command);
 int doctor(const Globals& globals, const server::Command& command);
+int keys_for(const Globals& globals, const server::Command& command);
+int authorized_keys(const Globals& globals, const server::Command& command);
 int run_derivation(const Globals& globals, const server::Command& command);
 
 /// Where imported kernels lie in a state directory. The daemon uses the same.
 [[nodiscard]] std::string kernel_cache(const Globals& globals);
+
+/// `key add FILE`: the daemon gets the key itself in place of the file's name, or of `-`. Error
+/// `key.file`.
+void read_key_file(server::Command& command);
 
 /// All of `text` to standard output. Error `output.write`.
 void print(std::string_view text);

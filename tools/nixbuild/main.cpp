@@ -11,6 +11,7 @@
 
 #include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <span>
 
 namespace {
@@ -42,8 +43,9 @@ std::vector<std::string> words_for_daemon(const Command& command) {
 
 int through_daemon(const Globals& globals, const Command& command) {
   ::signal(SIGPIPE, SIG_IGN);
-  // No command reads its input. The daemon gets one end of a pair of sockets instead: it sees by it
-  // that this program has ended (Ctrl-C) and stops following a log to the terminal.
+  // No command reads its input any more (read_key_file has). The daemon gets one end of a pair of
+  // sockets instead: it sees by it that this program has ended (Ctrl-C) and stops following a log
+  // to the terminal.
   int ends[2] = {-1, -1};
   system_call("command.input", "making a pair of sockets", [&] {
     return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends);
@@ -81,6 +83,12 @@ int run_here(const Globals& globals, const Command& command) {
   if (words == "kernel list") {
     return tool::kernel_list(globals, command);
   }
+  if (words == "keys-for") {
+    return tool::keys_for(globals, command);
+  }
+  if (words == "authorized-keys") {
+    return tool::authorized_keys(globals, command);
+  }
   if (words == "doctor") {
     return tool::doctor(globals, command);
   }
@@ -88,7 +96,7 @@ int run_here(const Globals& globals, const Command& command) {
 }
 
 int run(std::span<const std::string> words) {
-  const auto command = server::parse_command(words);
+  auto command = server::parse_command(words);
   if (command.help) {
     tool::print(server::help_text(command));
     return 0;
@@ -97,7 +105,13 @@ int run(std::span<const std::string> words) {
   globals.account = command.value("--account").value_or("default");
   globals.config = command.value("--config").value_or("");
   globals.autostart = !command.has("--no-autostart");
-  const bool needs_state = !command.spec->words.starts_with("nar ");
+  // An sshd's lookup that is given a list of keys may not even have a home.
+  const bool needs_state = !command.spec->words.starts_with("nar ") && !command.has("--keys-file");
+  globals.state_dir_given =
+      command.has("--state-dir") || std::getenv("NIXBUILD_STATE_DIR") != nullptr;
+  if (command.spec->words == "key add") {
+    tool::read_key_file(command);
+  }
   if (needs_state) {
     globals.state_dir = server::find_state_dir(command.value("--state-dir").value_or(""));
   }

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <set>
 #include <string>
 #include <string_view>
@@ -31,6 +32,11 @@ struct Config {
   std::string shell; ///< static busybox for /bin/sh; empty: looked for
   // [daemon]
   std::chrono::seconds idle_exit{600}; ///< an autostarted daemon ends after this time without work
+  /// A second place for the list of keys, for an sshd whose lookup may not enter the state
+  /// directory; empty: none.
+  std::string keys_file;
+  // [settings]
+  std::map<std::string, std::string> settings; ///< of every account; checked against the table
   // [store]
   std::string store_dir = "/nix/store";
 };

@@ -25,6 +25,7 @@ struct Handoff {
   bool write = false;   ///< `--write` was given
   bool limited = false; ///< came over SSH: administration is limited to the account
   std::string account = "default";
+  std::int64_t key = 0; ///< number of the SSH key that logged in; 0: none
   std::vector<std::string> arguments;
   std::vector<std::string> environment; ///< `NIXBUILD…=value` only
 

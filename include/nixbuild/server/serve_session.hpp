@@ -7,6 +7,7 @@
 #include <nixbuild/base/log.hpp>
 #include <nixbuild/build/shared_builds.hpp>
 #include <nixbuild/protocol/wire.hpp>
+#include <nixbuild/server/accounts.hpp>
 #include <nixbuild/store/log_store.hpp>
 #include <nixbuild/store/store.hpp>
 
@@ -22,6 +23,7 @@ struct SessionParts {
   build::SharedBuilds& builds;
   aio::BlockingPool& pool;
   Log& log;
+  AccountDesk* accounts = nullptr; ///< absent: a server without administration
 };
 
 struct SessionLimits {

@@ -1,162 +1,22 @@
+#include "admin_rig.hpp"
 #include "server/admin_commands.hpp"
 #include "server/admin_text.hpp"
-#include "support/fake_executor.hpp"
-#include "support/run_task.hpp"
 
-#include <nixbuild/base/error.hpp>
 #include <nixbuild/nar/writer.hpp>
-#include <nixbuild/server/admin.hpp>
-#include <nixbuild/store/memory.hpp>
 
-#include <boost/asio/this_coro.hpp>
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
-#include <boost/json/parse.hpp>
-#include <catch2/catch.hpp>
-#include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
-#include <array>
 #include <chrono>
 #include <string>
 #include <thread>
 
 using namespace nixbuild;
+using test::Fixture;
 namespace json = boost::json;
 
 namespace {
-
-class TestClock final : public Clock {
-public:
-  [[nodiscard]] WallTime wall() const override {
-    return std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
-  }
-
-  [[nodiscard]] MonotonicTime monotonic() const override {
-    return std::chrono::steady_clock::now();
-  }
-};
-
-UniqueFd memory_file() {
-  return UniqueFd(::memfd_create("admin-test", MFD_CLOEXEC));
-}
-
-std::string contents_of(int fd) {
-  std::string text(static_cast<std::size_t>(::lseek(fd, 0, SEEK_END)), '\0');
-  REQUIRE(::pread(fd, text.data(), text.size(), 0) == static_cast<ssize_t>(text.size()));
-  return text;
-}
-
-struct Outcome {
-  int status = -1;
-  std::string out;
-  std::string err;
-
-  [[nodiscard]] json::value json() const { return json::parse(out); }
-};
-
-aio::Task<void> run_one(const server::SessionParts& parts,
-                        server::Handoff handoff,
-                        std::shared_ptr<std::array<UniqueFd, 3>> fds,
-                        int& status) {
-  const auto here = co_await boost::asio::this_coro::executor;
-  auto in = std::make_shared<aio::ByteStream>(here, std::move((*fds)[0]));
-  auto out = std::make_shared<aio::ByteStream>(here, std::move((*fds)[1]));
-  auto err = std::make_shared<aio::ByteStream>(here, std::move((*fds)[2]));
-  status = co_await server::run_admin_command(
-      parts, std::move(handoff), std::move(in), std::move(out), std::move(err));
-}
-
-/// A daemon's parts in memory.
-struct Fixture {
-  boost::asio::io_context io;
-  aio::BlockingPool pool{2};
-  TestClock clock;
-  NullLog log;
-  std::unique_ptr<store::MetadataDb> db = store::make_memory_metadata();
-  std::unique_ptr<store::SegmentStore> segments = store::make_memory_segments();
-  std::unique_ptr<store::LogStore> logs = store::make_memory_logs();
-  store::Store store{*db, *segments, clock, model::StoreDir()};
-  store::AccountId account = db->ensure_account("default");
-  tests::FakeExecutor executor{io.get_executor(), [](const auto&) {
-                                 return tests::FakeBuild{};
-                               }};
-  build::LeaseDesk leases{
-      std::make_unique<scheduler::LocalEngine>(scheduler::LocalEngineSettings())};
-  build::Builder builder{{store, *logs, executor, leases, pool, clock, log, nullptr}, {}};
-  aio::TaskGroup tasks{io.get_executor(), log};
-  build::SharedBuilds builds{builder, tasks};
-  server::SessionParts parts{store, *logs, builds, pool, log};
-
-  ~Fixture() { pool.join(); }
-
-  Outcome run(std::vector<std::string> words, bool limited = false, std::string who = "default") {
-    auto fds = std::make_shared<std::array<UniqueFd, 3>>();
-    (*fds)[0].reset(::open("/dev/null", O_RDONLY | O_CLOEXEC));
-    return run_with(std::move(words), limited, std::move(who), std::move(fds));
-  }
-
-  Outcome run_with(std::vector<std::string> words,
-                   bool limited,
-                   std::string who,
-                   std::shared_ptr<std::array<UniqueFd, 3>> fds) {
-    const auto out = memory_file();
-    const auto err = memory_file();
-    (*fds)[1] = out.duplicate();
-    (*fds)[2] = err.duplicate();
-    server::Handoff handoff;
-    handoff.kind = server::HandoffKind::Admin;
-    handoff.limited = limited;
-    handoff.account = std::move(who);
-    handoff.arguments = std::move(words);
-    Outcome outcome;
-    test::run_task(io, run_one(parts, std::move(handoff), std::move(fds), outcome.status));
-    outcome.out = contents_of(out.get());
-    outcome.err = contents_of(err.get());
-    return outcome;
-  }
-
-  model::PathInfo add(const std::string& name,
-                      const std::string& nar,
-                      model::StorePaths references = {},
-                      std::string who = "default",
-                      std::int64_t registered = 0) {
-    const auto id = db->ensure_account(who);
-    const auto digest = hash_of(HashAlgorithm::Sha256, bytes_of(name));
-    const model::StorePath path(digest.bytes().first(20), name);
-    auto import = store.begin_import(id,
-                                     {.path = path,
-                                      .deriver = {},
-                                      .nar_hash = {},
-                                      .nar_size = {},
-                                      .references = std::move(references),
-                                      .registration_time = registered,
-                                      .signatures = {},
-                                      .content_address = {},
-                                      .scan_for = {}});
-    REQUIRE(import.feed(bytes_of(nar)) == nar.size());
-    auto info = import.seal();
-    store.commit(id, {&info, 1});
-    return info;
-  }
-
-  std::int64_t add_build(const std::string& name, std::optional<model::BuildStatus> status) {
-    store::BuildRecord record;
-    record.account = account;
-    record.derivation = name;
-    record.platform = "x86_64-linux";
-    record.status = status;
-    record.created_us = 1'700'000'000'000'000;
-    record.started_us = 1'700'000'001'000'000;
-    record.stopped_us = status ? 1'700'000'063'500'000 : 0;
-    record.cpus = 2;
-    record.memory_bytes = kGiB;
-    record.phases = R"({"boot":1500000})";
-    return db->add_build(record);
-  }
-};
 
 /// `bin/hello` (executable, one small, one large file) and a link.
 std::string nar_of_tree(const std::string& large) {
@@ -202,7 +62,7 @@ TEST_CASE("administration: accounts are added, listed and removed", "[server][ad
 
   const auto in_use = f.run({"account", "remove", "team-a"});
   CHECK(in_use.status == 1);
-  CHECK(in_use.err.find("1 store paths") != std::string::npos);
+  CHECK(in_use.err.find("1 store paths and 0 keys") != std::string::npos);
   CHECK(f.run({"account", "remove", "team-a", "--force"}).status == 0);
   CHECK(f.run({"account", "remove", "team-a"}).status == 4);
   CHECK(f.run({"account", "remove", "default"}).status == 1);

@@ -47,6 +47,12 @@ kernel-modules = "/lib/modules/x"
 shell = "/bin/busybox"
 [daemon]
 idle-exit-seconds = 7
+keys-file = "/run/nixbuild/keys"
+[settings]
+max-cpu = 8
+max-log-size = "64MiB"
+keep-builds-running = true
+default-permissions = ["store:read", "build:read"]
 [store]
 dir = "/gnu/store"
 )",
@@ -65,6 +71,12 @@ dir = "/gnu/store"
   CHECK(config.kernel_modules == "/lib/modules/x");
   CHECK(config.shell == "/bin/busybox");
   CHECK(config.idle_exit == std::chrono::seconds(7));
+  CHECK(config.keys_file == "/run/nixbuild/keys");
+  CHECK(config.settings ==
+        std::map<std::string, std::string>{{"default-permissions", "store:read build:read"},
+                                           {"keep-builds-running", "true"},
+                                           {"max-cpu", "8"},
+                                           {"max-log-size", "64MiB"}});
   CHECK(config.store_dir == "/gnu/store");
 }
 
@@ -81,6 +93,13 @@ TEST_CASE("config: mistakes are told with file and line", "[server][reject]") {
   CHECK(choice.code() == "config.value");
   CHECK(choice.message().find("one of auto, kvm, tcg") != std::string::npos);
   CHECK(error_of("[builds\n").code() == "config.syntax");
+  const auto setting = error_of("[settings]\nmax-cpus = 3\n");
+  CHECK(setting.code() == "config.unknown-key");
+  CHECK(setting.message().find("'max-cpu'") != std::string::npos);
+  CHECK(error_of("[settings]\nmax-cpu = 0\n").code() == "config.value");
+  CHECK(error_of("[settings]\nmax-cpu = 1.5\n").code() == "config.value");
+  CHECK(error_of("[settings]\nmax-cpu = [1]\n").code() == "config.value");
+  CHECK(error_of("settings = 1\n").code() == "config.unknown-key");
 }
 
 TEST_CASE("config: a file that is not there is told by name", "[server][reject]") {

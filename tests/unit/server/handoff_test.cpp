@@ -23,6 +23,7 @@ Handoff example() {
   handoff.write = true;
   handoff.limited = true;
   handoff.account = "team-a";
+  handoff.key = 1'234'567'890'123;
   handoff.arguments = {"log", "12", ""};
   handoff.environment = {"NIXBUILD_MAX_CPU=3"};
   return handoff;
@@ -52,6 +53,9 @@ TEST_CASE("hand-over: cut and changed messages give errors, never more", "[serve
     CHECK_THROWS_AS(server::decode_handoff(std::string_view(whole).substr(0, size)), Error);
   }
   CHECK_THROWS_AS(server::decode_handoff(whole + "x"), Error);
+  auto wrong_key = whole;
+  wrong_key[wrong_key.find("1234567890123")] = '-';
+  CHECK_THROWS_AS(server::decode_handoff(wrong_key), Error);
   std::mt19937 random(7);
   for (int i = 0; i < 2000; ++i) {
     auto changed = whole;
