@@ -15,7 +15,8 @@ from conftest import SERVER
 pytestmark = pytest.mark.skipif(SERVER != "nixbuild", reason="about our own program")
 
 COMMANDS = (
-    "account add|account list|account remove|builds|log|path info|path list|path cat|path verify|gc|run|"
+    "account add|account list|account remove|key add|key list|key set|key remove|settings show|settings set|"
+    "settings unset|keys-for|authorized-keys|builds|log|path info|path list|path cat|path verify|gc|run|"
     "nar ls|nar cat|nar pack|nar unpack|kernel import|kernel list|doctor"
 ).split("|")
 

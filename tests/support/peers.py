@@ -191,8 +191,10 @@ class Sshd:
     test asks nothing of us that Nix itself does not do.
     """
 
-    def __init__(self, scratch, server="nixbuild", account=None, config=None):
+    def __init__(self, scratch, server="nixbuild", account=None, config=None, keys_command=None):
         self.scratch = Path(scratch)
+        # Called by sshd for every login (AuthorizedKeysCommand); nothing else says who may come in.
+        self.keys_command = keys_command
         self.server = server
         self.account = account
         self.config = config
@@ -223,9 +225,9 @@ class Sshd:
         host_key = base64.b64encode((self.folder / "hostkey.pub").read_bytes()).decode()
         return f"{self.uri(scheme)} {systems} {self.key} {slots} 1 {features} - {host_key}"
 
-    def ssh(self, *words, **more):
+    def ssh(self, *words, options=(), **more):
         """Runs a command over plain ssh, as a person would."""
-        command = ["ssh", *self.options().split(), f"{self.user}@{self.host}", "--", *words]
+        command = ["ssh", *self.options().split(), *options, f"{self.user}@{self.host}", "--", *words]
         return subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120, **more)
 
     # The server's side.
@@ -270,6 +272,14 @@ class Sshd:
                 return self
         raise RuntimeError(f"sshd did not start:\n{(self.folder / 'sshd.log').read_text()}")
 
+    def _who_may_come_in(self, force):
+        if self.keys_command:
+            return (
+                f"AuthorizedKeysFile none\nAuthorizedKeysCommand {self.keys_command} %u %t %k\n"
+                f"AuthorizedKeysCommandUser {self.user}\nAcceptEnv NIXBUILD_* NIXBUILDNET_*\n"
+            )
+        return f"AuthorizedKeysFile {self.folder}/authorized_keys\nForceCommand {force}\n"
+
     def _try_start(self, force):
         with socket.socket() as probe:
             probe.bind((self.host, 0))
@@ -280,10 +290,10 @@ class Sshd:
         (self.folder / "sshd.conf").write_text(
             f"Port {self.port}\nListenAddress {self.host}\n"
             f"HostKey {self.folder}/hostkey\nPidFile {self.folder}/sshd.pid\n"
-            f"AuthorizedKeysFile {self.folder}/authorized_keys\n"
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             "PermitRootLogin prohibit-password\nAllowTcpForwarding no\nX11Forwarding no\nPermitTTY no\n"
-            f"MaxStartups 100\nMaxSessions 100\nForceCommand {force}\n"
+            "MaxStartups 100\nMaxSessions 100\n"
+            + self._who_may_come_in(force)
         )
         with open(self.folder / "sshd.log", "ab") as log:
             self.process = subprocess.Popen(
