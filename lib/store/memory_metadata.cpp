@@ -1,3 +1,4 @@
+#include "memory_builds.hpp"
 #include "metadata_rules.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -58,7 +59,7 @@ public:
       throw_unknown_account(account);
     }
     std::erase_if(accounts_, [&](const auto& entry) { return entry.second == account; });
-    std::erase_if(builds_, [&](const auto& entry) { return entry.second.account == account; });
+    builds_.remove_account(account);
     std::erase_if(keys_, [&](const auto& entry) { return entry.second.key.account == account; });
     account_settings_.erase(account);
   }
@@ -235,35 +236,7 @@ public:
 
   void register_paths(AccountId account, std::span<const model::PathInfo> infos) override {
     const std::lock_guard lock(mutex_);
-    if (infos.empty()) {
-      return;
-    }
-    const auto known = paths_.find(account);
-    if (known == paths_.end()) {
-      throw_unknown_account(account);
-    }
-    auto next = known->second;
-    for (const auto& info : infos) {
-      check_registrable(info);
-      const auto taken = find_hash_part(next, info.path.hash_part());
-      if (taken != next.end() && taken->first != info.path) {
-        throw_hash_part_taken(info.path, taken->first);
-      }
-      next.emplace(info.path, info);
-    }
-    for (const auto& info : infos) {
-      if (known->second.contains(info.path)) {
-        continue;
-      }
-      auto& references = next.find(info.path)->second.references;
-      model::sort_unique(references);
-      for (const auto& reference : references) {
-        if (!next.contains(reference)) {
-          throw_invalid_reference(info.path, reference);
-        }
-      }
-    }
-    known->second = std::move(next);
+    register_locked(account, infos);
   }
 
   void add_signatures(AccountId account,
@@ -309,38 +282,56 @@ public:
 
   std::int64_t add_build(const BuildRecord& record) override {
     const std::lock_guard lock(mutex_);
-    const auto id = ++last_build_;
-    builds_[id] = record;
-    builds_[id].id = id;
-    return id;
+    return builds_.add(record);
   }
 
   void update_build(const BuildRecord& record) override {
     const std::lock_guard lock(mutex_);
-    const auto found = builds_.find(record.id);
-    if (found == builds_.end() || found->second.account != record.account) {
-      throw_unknown_build(record.id);
-    }
-    found->second = record;
+    builds_.update(record);
   }
 
   std::optional<BuildRecord> build(AccountId account, std::int64_t id) override {
     const std::lock_guard lock(mutex_);
-    const auto found = builds_.find(id);
-    return found == builds_.end() || found->second.account != account
-               ? std::nullopt
-               : std::optional(found->second);
+    return builds_.find(account, id);
   }
 
   std::vector<BuildRecord> builds(AccountId account, std::size_t limit) override {
     const std::lock_guard lock(mutex_);
-    std::vector<BuildRecord> result;
-    for (auto at = builds_.rbegin(); at != builds_.rend() && result.size() < limit; ++at) {
-      if (at->second.account == account) {
-        result.push_back(at->second);
-      }
+    return builds_.newest(account, limit);
+  }
+
+  std::int64_t open_build(const BuildRecord& record, std::string_view request) override {
+    const std::lock_guard lock(mutex_);
+    return builds_.open(record, request);
+  }
+
+  bool
+  begin_attempt(const BuildRecord& record, std::string_view plan, std::uint64_t log_base) override {
+    const std::lock_guard lock(mutex_);
+    return builds_.begin_attempt(record, plan, log_base);
+  }
+
+  bool end_build(const BuildRecord& record,
+                 std::span<const model::PathInfo> outputs,
+                 const BuildOutcome* outcome) override {
+    const std::lock_guard lock(mutex_);
+    if (!builds_.is_open(record.id, record.attempt)) {
+      return false;
     }
-    return result;
+    register_locked(record.account, outputs);
+    builds_.end(record, outcome);
+    return true;
+  }
+
+  std::vector<OpenBuild> open_builds() override {
+    const std::lock_guard lock(mutex_);
+    return builds_.all_open();
+  }
+
+  std::optional<BuildOutcome>
+  find_outcome(AccountId account, const Hash& key, bool of_others) override {
+    const std::lock_guard lock(mutex_);
+    return builds_.find_outcome(account, key, of_others);
   }
 
 private:
@@ -374,6 +365,38 @@ private:
     return found->second;
   }
 
+  void register_locked(AccountId account, std::span<const model::PathInfo> infos) {
+    if (infos.empty()) {
+      return;
+    }
+    const auto known = paths_.find(account);
+    if (known == paths_.end()) {
+      throw_unknown_account(account);
+    }
+    auto next = known->second;
+    for (const auto& info : infos) {
+      check_registrable(info);
+      const auto taken = find_hash_part(next, info.path.hash_part());
+      if (taken != next.end() && taken->first != info.path) {
+        throw_hash_part_taken(info.path, taken->first);
+      }
+      next.emplace(info.path, info);
+    }
+    for (const auto& info : infos) {
+      if (known->second.contains(info.path)) {
+        continue;
+      }
+      auto& references = next.find(info.path)->second.references;
+      model::sort_unique(references);
+      for (const auto& reference : references) {
+        if (!next.contains(reference)) {
+          throw_invalid_reference(info.path, reference);
+        }
+      }
+    }
+    known->second = std::move(next);
+  }
+
   [[nodiscard]] const Infos& infos_of(AccountId account) const {
     static const Infos kNone;
     const auto found = paths_.find(account);
@@ -383,9 +406,8 @@ private:
   std::mutex mutex_;
   std::map<std::string, AccountId, std::less<>> accounts_;
   std::map<AccountId, Infos> paths_;
-  std::map<std::int64_t, BuildRecord> builds_;
+  MemoryBuilds builds_;
   std::int64_t last_account_ = 0;
-  std::int64_t last_build_ = 0;
   HeldKeys keys_;
   std::int64_t last_key_ = 0;
   std::map<AccountId, StoredSettings> account_settings_;

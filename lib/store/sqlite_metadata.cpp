@@ -1,5 +1,6 @@
 #include "metadata_rules.hpp"
 #include "path_key.hpp"
+#include "sqlite_builds.hpp"
 #include "sqlite_connection.hpp"
 #include "sqlite_keys.hpp"
 #include "sqlite_paths.hpp"
@@ -9,7 +10,6 @@
 #include <nixbuild/store/sqlite.hpp>
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 namespace nixbuild::store {
@@ -79,57 +79,6 @@ private:
   std::vector<std::unique_ptr<Connection>> idle_;
 };
 
-constexpr std::int64_t to_sql(std::uint64_t value) {
-  return static_cast<std::int64_t>(value);
-}
-
-constexpr const char* kSelectBuilds =
-    "select id, account, derivation, platform, status, error, created_us, started_us, stopped_us, "
-    "cpus, memory_bytes, peak_memory_bytes, cpu_us, log_bytes, accelerator, phases from Builds "
-    "where account = ? order by id desc limit ?";
-constexpr const char* kSelectBuild =
-    "select id, account, derivation, platform, status, error, created_us, started_us, stopped_us, "
-    "cpus, memory_bytes, peak_memory_bytes, cpu_us, log_bytes, accelerator, phases from Builds "
-    "where account = ? and id = ?";
-
-BuildRecord build_of_row(const Query& query) {
-  BuildRecord record;
-  record.id = query.integer(0);
-  record.account = AccountId{query.integer(1)};
-  record.derivation = query.text(2);
-  record.platform = query.text(3);
-  if (!query.is_null(4)) {
-    record.status = static_cast<model::BuildStatus>(query.integer(4));
-  }
-  record.error = query.text(5);
-  record.created_us = query.integer(6);
-  record.started_us = query.integer(7);
-  record.stopped_us = query.integer(8);
-  record.cpus = static_cast<unsigned>(query.integer(9));
-  record.memory_bytes = static_cast<std::uint64_t>(query.integer(10));
-  record.peak_memory_bytes = static_cast<std::uint64_t>(query.integer(11));
-  record.cpu_us = static_cast<std::uint64_t>(query.integer(12));
-  record.log_bytes = static_cast<std::uint64_t>(query.integer(13));
-  record.accelerator = query.text(14);
-  record.phases = query.text(15);
-  return record;
-}
-
-void bind_build(Query& query, const BuildRecord& record) {
-  query.bind(0, std::string_view(record.derivation)).bind(1, std::string_view(record.platform));
-  if (record.status) {
-    query.bind(2, static_cast<std::int64_t>(*record.status));
-  } else {
-    query.bind_null(2);
-  }
-  query.bind(3, std::string_view(record.error));
-  query.bind(4, record.created_us).bind(5, record.started_us).bind(6, record.stopped_us);
-  query.bind(7, std::int64_t{record.cpus}).bind(8, to_sql(record.memory_bytes));
-  query.bind(9, to_sql(record.peak_memory_bytes)).bind(10, to_sql(record.cpu_us));
-  query.bind(11, to_sql(record.log_bytes)).bind(12, std::string_view(record.accelerator));
-  query.bind(13, std::string_view(record.phases)).bind(14, record.account.value);
-}
-
 /// Readers ask in key order and gain little from a cache.
 SqliteOptions for_readers(SqliteOptions options) {
   options.cache_kib /= 4;
@@ -184,7 +133,7 @@ public:
           .bind(0, account.value)
           .run();
       Query(connection, "delete from Paths where account = ?").bind(0, account.value).run();
-      Query(connection, "delete from Builds where account = ?").bind(0, account.value).run();
+      delete_builds_of(connection, account);
       delete_keys_of(connection, account);
       Query(connection, "delete from Accounts where id = ?").bind(0, account.value).run();
       if (connection.changes() == 0) {
@@ -344,52 +293,57 @@ public:
 
   std::int64_t add_build(const BuildRecord& record) override {
     std::int64_t id = 0;
-    writer_.write([&](Connection& connection) {
-      Query query(connection,
-                  "insert into Builds (derivation, platform, status, error, created_us, "
-                  "started_us, stopped_us, cpus, memory_bytes, peak_memory_bytes, cpu_us, "
-                  "log_bytes, accelerator, phases, account) "
-                  "values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
-      bind_build(query, record);
-      query.run();
-      id = connection.last_row();
-    });
+    writer_.write([&](Connection& connection) { id = insert_build(connection, record); });
     return id;
   }
 
   void update_build(const BuildRecord& record) override {
-    writer_.write([&](Connection& connection) {
-      Query query(connection,
-                  "update Builds set derivation = ?, platform = ?, status = ?, error = ?, "
-                  "created_us = ?, started_us = ?, stopped_us = ?, cpus = ?, memory_bytes = ?, "
-                  "peak_memory_bytes = ?, cpu_us = ?, log_bytes = ?, accelerator = ?, phases = ? "
-                  "where account = ? and id = ?");
-      bind_build(query, record);
-      query.bind(15, record.id).run();
-      if (connection.changes() == 0) {
-        throw_unknown_build(record.id);
-      }
-    });
+    writer_.write([&](Connection& connection) { update_build_row(connection, record); });
   }
 
   std::optional<BuildRecord> build(AccountId account, std::int64_t id) override {
-    return readers_.read([&](Connection& connection) -> std::optional<BuildRecord> {
-      Query query(connection, kSelectBuild);
-      query.bind(0, account.value).bind(1, id);
-      return query.step() ? std::optional(build_of_row(query)) : std::nullopt;
-    });
+    return readers_.read(
+        [&](Connection& connection) { return select_build(connection, account, id); });
   }
 
   std::vector<BuildRecord> builds(AccountId account, std::size_t limit) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_builds(connection, account, limit); });
+  }
+
+  std::int64_t open_build(const BuildRecord& record, std::string_view request) override {
+    std::int64_t id = 0;
+    writer_.write(
+        [&](Connection& connection) { id = insert_open_build(connection, record, request); });
+    return id;
+  }
+
+  bool
+  begin_attempt(const BuildRecord& record, std::string_view plan, std::uint64_t log_base) override {
+    bool begun = false;
+    writer_.write([&](Connection& connection) {
+      begun = update_open_build(connection, record, plan, log_base);
+    });
+    return begun;
+  }
+
+  bool end_build(const BuildRecord& record,
+                 std::span<const model::PathInfo> outputs,
+                 const BuildOutcome* outcome) override {
+    bool ended = false;
+    writer_.write(
+        [&](Connection& connection) { ended = close_build(connection, record, outputs, outcome); });
+    return ended;
+  }
+
+  std::vector<OpenBuild> open_builds() override {
+    return readers_.read([&](Connection& connection) { return select_open_builds(connection); });
+  }
+
+  std::optional<BuildOutcome>
+  find_outcome(AccountId account, const Hash& key, bool of_others) override {
     return readers_.read([&](Connection& connection) {
-      constexpr std::size_t kMost = std::numeric_limits<std::int64_t>::max();
-      std::vector<BuildRecord> result;
-      Query query(connection, kSelectBuilds);
-      query.bind(0, account.value).bind(1, static_cast<std::int64_t>(std::min(limit, kMost)));
-      while (query.step()) {
-        result.push_back(build_of_row(query));
-      }
-      return result;
+      return select_outcome(connection, account, key, of_others);
     });
   }
 

@@ -10,6 +10,43 @@ namespace nixbuild::store {
 
 namespace {
 
+/// What survives the daemon, and what later askers of a key are given.
+constexpr const char* kOpenBuildsAndOutcomes = R"(
+alter table Builds add column attempt integer not null default 0;
+alter table Builds add column build_key blob;                -- 32 bytes; null: not known
+alter table Builds add column reused integer not null default 0;
+alter table Builds add column of_another integer not null default 0;
+update Builds set status = 6, error = 'interrupted: the daemon ended first' where status is null;
+create table OpenBuilds (
+  build integer primary key,
+  attempt integer not null,
+  plan text not null,
+  log_base integer not null,
+  request blob not null
+);
+create table Outcomes (
+  id integer primary key,
+  account integer not null,
+  build_key blob not null,
+  build integer not null,
+  status integer not null,
+  error text not null,
+  shared integer not null,
+  timeout_seconds integer not null,
+  silence_seconds integer not null
+);
+create unique index OutcomesByKey on Outcomes (build_key, account);
+create table OutcomeOutputs (
+  outcome integer not null,
+  path text not null,
+  nar_hash blob not null,
+  nar_size integer not null,
+  refs text not null,                 -- base names, separated by blanks
+  content_address text not null,
+  primary key (outcome, path)
+) without rowid;
+)";
+
 /// What lifts a database from version i to version i + 1. Never edited after a release: changes are
 /// new entries. Accounts', keys' and builds' numbers are never used twice: sessions, logs and bills
 /// keep them. A path's row number is private to this database.
@@ -94,6 +131,7 @@ create table KeySettings (
   primary key (key, name)
 ) without rowid;
 )",
+    kOpenBuildsAndOutcomes,
 };
 static_assert(kMigrations.size() == kSqliteSchemaVersion);
 

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <functional>
 #include <mutex>
 #include <shared_mutex>
 #include <utility>
@@ -55,10 +56,12 @@ private:
   std::vector<Hash> hashes_;
 };
 
+/// Makes contents durable, then has `write` name them in the database.
 void register_durably(StoreState& state,
                       AccountId account,
                       std::span<const model::PathInfo> infos,
-                      std::span<const Hash> hashes) {
+                      std::span<const Hash> hashes,
+                      const std::function<void()>& write) {
   state.segments.sync(hashes);
   for (const auto& info : infos) {
     if (!state.segments.contains(info.nar_hash)) {
@@ -73,31 +76,48 @@ void register_durably(StoreState& state,
   for (const auto& info : infos) {
     state.touch(account, info);
   }
-  state.db.register_paths(account, infos);
+  write();
 }
 
-} // namespace
-
-void Store::commit(AccountId account, std::span<const model::PathInfo> infos) {
+void commit_with(StoreState& state,
+                 AccountId account,
+                 std::span<const model::PathInfo> infos,
+                 const std::function<void()>& write) {
   std::exception_ptr error;
   {
-    const Claims claims(*state_, infos);
+    const Claims claims(state, infos);
     try {
-      register_durably(*state_, account, infos, claims.hashes());
+      register_durably(state, account, infos, claims.hashes(), write);
     } catch (...) {
       error = std::current_exception();
     }
     for (const auto& info : infos) {
-      state_->unseal(account, info);
+      state.unseal(account, info);
     }
   }
   if (error) {
     // What nobody else names goes at once.
     for (const auto& info : infos) {
-      remove_segment_if_unused(*state_, info.nar_hash);
+      remove_segment_if_unused(state, info.nar_hash);
     }
     std::rethrow_exception(error);
   }
+}
+
+} // namespace
+
+void Store::commit(AccountId account, std::span<const model::PathInfo> infos) {
+  commit_with(*state_, account, infos, [&] { state_->db.register_paths(account, infos); });
+}
+
+bool Store::end_build(const BuildRecord& record,
+                      std::span<const model::PathInfo> outputs,
+                      const BuildOutcome* outcome) {
+  bool ended = false;
+  commit_with(*state_, record.account, outputs, [&] {
+    ended = state_->db.end_build(record, outputs, outcome);
+  });
+  return ended;
 }
 
 GcResult Store::collect_garbage(AccountId account, std::span<const model::StorePath> roots) {

@@ -64,7 +64,32 @@ struct BuildRecord {
   std::uint64_t cpu_us = 0;
   std::uint64_t log_bytes = 0;
   std::string accelerator;
-  std::string phases; ///< JSON object: phase → microseconds
+  std::string phases;      ///< JSON object: phase → microseconds
+  unsigned attempt = 0;    ///< machines started for it so far; fences what earlier ones say
+  std::optional<Hash> key; ///< of its derivation and inputs, as in BuildOutcome
+  std::int64_t reused = 0; ///< the account's build whose result this is; 0: none
+  bool of_another = false; ///< the result of another account's build
+};
+
+/// A build that has not ended, with what is needed to take it up again after the daemon's death.
+struct OpenBuild {
+  BuildRecord record;
+  std::string plan;           ///< id of the running attempt's plan; empty: no machine was started
+  std::uint64_t log_base = 0; ///< size of the stored log when that attempt began
+  std::string request;        ///< what was asked for, in a form of the room build
+};
+
+/// How a build ended, for later askers of the same key (decision 0014).
+struct BuildOutcome {
+  Hash key; ///< of the derivation, its platform, and the names and NAR hashes of all inputs
+  AccountId account;
+  std::int64_t build = 0; ///< its number in that account
+  model::BuildStatus status = model::BuildStatus::Built;
+  std::string error;                    ///< empty on success
+  bool shared = false;                  ///< accounts that allow it may use the result, too
+  std::int64_t timeout_seconds = 0;     ///< the limit that ended it; 0: it was not that
+  std::int64_t silence_seconds = 0;     ///< the same for a limit of silence
+  std::vector<model::PathInfo> outputs; ///< as they were built: no deriver, no signatures
 };
 
 /// Port: who owns which valid paths, and what was built. Synchronous and thread safe; callers on an
@@ -142,6 +167,25 @@ public:
   virtual std::optional<BuildRecord> build(AccountId account, std::int64_t id) = 0;
   /// Newest first.
   virtual std::vector<BuildRecord> builds(AccountId account, std::size_t limit) = 0;
+
+  /// Adds a build and remembers it as open, in one transaction. Returns its number.
+  virtual std::int64_t open_build(const BuildRecord& record, std::string_view request) = 0;
+  /// A machine is about to be started: `record.attempt` is its number. False, and nothing changes,
+  /// unless the build is open and has come to the attempt before.
+  virtual bool
+  begin_attempt(const BuildRecord& record, std::string_view plan, std::uint64_t log_base) = 0;
+  /// The end of an open build, in one durable transaction: registers `outputs` (as register_paths),
+  /// updates the record, keeps `outcome` where one is given in place of an earlier one of the same
+  /// account and key, and forgets that the build is open. False, and nothing changes, unless the
+  /// build is open and `record.attempt` is its attempt: an old attempt registers nothing.
+  virtual bool end_build(const BuildRecord& record,
+                         std::span<const model::PathInfo> outputs,
+                         const BuildOutcome* outcome) = 0;
+  /// Of all accounts, oldest first.
+  virtual std::vector<OpenBuild> open_builds() = 0;
+  /// The account's own outcome for `key`; else, where `of_others`, a shared success of another one.
+  virtual std::optional<BuildOutcome>
+  find_outcome(AccountId account, const Hash& key, bool of_others) = 0;
 };
 
 } // namespace nixbuild::store

@@ -138,6 +138,11 @@ public:
   [[nodiscard]] Import begin_import(AccountId account);
   /// Registers sealed paths in one transaction. Errors as MetadataDb::register_paths.
   void commit(AccountId account, std::span<const model::PathInfo> infos);
+  /// The same together with the end of the build that made them, as MetadataDb::end_build. False:
+  /// it was another attempt's build, and nothing was registered.
+  [[nodiscard]] bool end_build(const BuildRecord& record,
+                               std::span<const model::PathInfo> outputs,
+                               const BuildOutcome* outcome);
 
   /// Error `store.invalid-path` when the account has no such path, `store.missing-segment`.
   [[nodiscard]] Export open_export(AccountId account, const model::StorePath& path);

@@ -235,6 +235,10 @@ TEST_CASE("metadata: builds are remembered, newest first", "[store][roundtrip]")
   record.log_bytes = 12;
   record.accelerator = "kvm";
   record.phases = R"({"boot":1})";
+  record.attempt = 2;
+  record.key = hash_of(HashAlgorithm::Sha256, bytes_of("key"));
+  record.reused = 13;
+  record.of_another = true;
   base.db->update_build(record);
   const auto back = base.db->build(base.a, first);
   REQUIRE(back);
@@ -249,8 +253,126 @@ TEST_CASE("metadata: builds are remembered, newest first", "[store][roundtrip]")
   CHECK(back->log_bytes == 12);
   CHECK(back->accelerator == "kvm");
   CHECK(back->phases == record.phases);
+  CHECK(back->attempt == 2);
+  CHECK(back->key == record.key);
+  CHECK(back->reused == 13);
+  CHECK(back->of_another);
   CHECK(base.db->builds(base.a, 10).front().id == second);
   CHECK(base.db->builds(base.a, 1).size() == 1);
+}
+
+TEST_CASE("metadata: an open build is ended once, and only by its newest attempt",
+          "[store][roundtrip]") {
+  Database base(GENERATE(false, true));
+  BuildRecord record;
+  record.account = base.a;
+  record.derivation = "d.drv";
+  record.key = hash_of(HashAlgorithm::Sha256, bytes_of("key"));
+  record.id = base.db->open_build(record, std::string("a request\0", 10));
+  {
+    const auto open = base.db->open_builds();
+    REQUIRE(open.size() == 1);
+    CHECK(open[0].record.id == record.id);
+    CHECK(open[0].record.account == base.a);
+    CHECK(open[0].record.key == record.key);
+    CHECK(open[0].request == std::string("a request\0", 10));
+    CHECK(open[0].plan.empty());
+  }
+  record.attempt = 2;
+  CHECK_FALSE(base.db->begin_attempt(record, "9-2", 5));
+  record.attempt = 1;
+  CHECK(base.db->begin_attempt(record, "9-1", 5));
+  CHECK_FALSE(base.db->begin_attempt(record, "9-1", 5));
+  auto newer = record;
+  newer.attempt = 2;
+  newer.cpus = 3;
+  CHECK(base.db->begin_attempt(newer, "9-2", 7));
+  {
+    const auto open = base.db->open_builds();
+    REQUIRE(open.size() == 1);
+    CHECK(open[0].record.attempt == 2);
+    CHECK(open[0].record.cpus == 3);
+    CHECK(open[0].plan == "9-2");
+    CHECK(open[0].log_base == 7);
+  }
+  // The first machine comes back late: what it has made is nobody's.
+  const auto info = info_for("out");
+  record.status = model::BuildStatus::Built;
+  CHECK_FALSE(base.db->end_build(record, {&info, 1}, nullptr));
+  CHECK(base.db->all_paths(base.a).empty());
+  newer.status = model::BuildStatus::Built;
+  const auto orphan = info_for("orphan", {path_named("missing")});
+  CHECK(code_of([&] {
+          static_cast<void>(base.db->end_build(newer, {&orphan, 1}, nullptr));
+        }) == "store.invalid-reference");
+  CHECK(base.db->open_builds().size() == 1);
+  CHECK(base.db->end_build(newer, {&info, 1}, nullptr));
+  CHECK(base.db->path_info(base.a, info.path));
+  CHECK(base.db->build(base.a, record.id)->status == model::BuildStatus::Built);
+  CHECK(base.db->open_builds().empty());
+  CHECK_FALSE(base.db->end_build(newer, {}, nullptr));
+  CHECK_FALSE(base.db->begin_attempt(newer, "9-3", 0));
+}
+
+TEST_CASE("metadata: outcomes are found by key, one's own first, others' when shared",
+          "[store][roundtrip]") {
+  Database base(GENERATE(false, true));
+  const auto key = hash_of(HashAlgorithm::Sha256, bytes_of("key"));
+  const auto put_outcome = [&](AccountId account, model::BuildStatus status, bool shared) {
+    BuildRecord record;
+    record.account = account;
+    record.id = base.db->open_build(record, "");
+    BuildOutcome outcome;
+    outcome.key = key;
+    outcome.account = account;
+    outcome.build = record.id;
+    outcome.status = status;
+    outcome.error = "why";
+    outcome.shared = shared;
+    outcome.timeout_seconds = 3;
+    outcome.silence_seconds = 4;
+    outcome.outputs = {info_for("dev", {path_named("in"), path_named("lib")}), info_for("out")};
+    outcome.outputs[0].content_address = "fixed:sha256:x";
+    CHECK(base.db->end_build(record, {}, &outcome));
+    return record.id;
+  };
+  CHECK_FALSE(base.db->find_outcome(base.a, key, true));
+  put_outcome(base.a, model::BuildStatus::Built, false);
+  CHECK_FALSE(base.db->find_outcome(base.b, key, true));
+  put_outcome(base.a, model::BuildStatus::PermanentFailure, true);
+  CHECK_FALSE(base.db->find_outcome(base.b, key, true));
+  const auto shared = put_outcome(base.a, model::BuildStatus::Built, true);
+  CHECK_FALSE(base.db->find_outcome(base.b, key, false));
+  const auto found = base.db->find_outcome(base.b, key, true);
+  REQUIRE(found);
+  CHECK(found->account == base.a);
+  CHECK(found->build == shared);
+  CHECK(found->status == model::BuildStatus::Built);
+  CHECK(found->error == "why");
+  CHECK(found->shared);
+  CHECK(found->timeout_seconds == 3);
+  CHECK(found->silence_seconds == 4);
+  REQUIRE(found->outputs.size() == 2);
+  for (const auto& name : {"dev", "out"}) {
+    const auto wanted = path_named(name);
+    const auto at = std::find_if(found->outputs.begin(),
+                                 found->outputs.end(),
+                                 [&](const auto& info) { return info.path == wanted; });
+    REQUIRE(at != found->outputs.end());
+    CHECK(at->nar_hash == info_for(name).nar_hash);
+    CHECK(at->nar_size == info_for(name).nar_size);
+    CHECK(at->references.size() == (std::string(name) == "dev" ? 2 : 0));
+    CHECK(at->content_address == (std::string(name) == "dev" ? "fixed:sha256:x" : ""));
+  }
+  CHECK_FALSE(
+      base.db->find_outcome(base.a, hash_of(HashAlgorithm::Sha256, bytes_of("other")), true));
+  // One's own comes before a newer one of somebody else.
+  const auto own = put_outcome(base.b, model::BuildStatus::TimedOut, false);
+  put_outcome(base.a, model::BuildStatus::Built, true);
+  CHECK(base.db->find_outcome(base.b, key, true)->build == own);
+  base.db->remove_account(base.b);
+  base.db->remove_account(base.a);
+  CHECK_FALSE(base.db->find_outcome(base.a, key, true));
 }
 
 TEST_CASE("metadata: eight threads register at once, each for itself", "[store][fault]") {
@@ -305,8 +427,9 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
   }
   // As version 1 had it: paths, and no builds, keys and settings yet.
   run_sql(path,
-          "drop table Builds; drop table Keys; drop table KeyTags; drop table AccountSettings; "
-          "drop table KeySettings; pragma user_version = 1");
+          "drop table Builds; drop table OpenBuilds; drop table Outcomes; "
+          "drop table OutcomeOutputs; drop table Keys; drop table KeyTags; "
+          "drop table AccountSettings; drop table KeySettings; pragma user_version = 1");
   {
     const auto db = open_sqlite_metadata(path);
     const auto account = db->ensure_account("a");
@@ -316,10 +439,12 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
     CHECK(db->add_build(record) > 0);
   }
   // As version 2 had it: builds, and no keys and settings yet.
-  run_sql(
-      path,
-      "drop table Keys; drop table KeyTags; drop table AccountSettings; drop table KeySettings; "
-      "pragma user_version = 2");
+  run_sql(path,
+          "drop table OpenBuilds; drop table Outcomes; drop table OutcomeOutputs; "
+          "alter table Builds drop column attempt; alter table Builds drop column build_key; "
+          "alter table Builds drop column reused; alter table Builds drop column of_another; "
+          "drop table Keys; drop table KeyTags; drop table AccountSettings; drop table KeySettings; "
+          "pragma user_version = 2");
   {
     const auto db = open_sqlite_metadata(path);
     const auto account = db->ensure_account("a");
@@ -331,7 +456,7 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
     db->set_account_setting(account, "max-cpu", "4");
     CHECK(db->account_settings(account).at("max-cpu") == "4");
   }
-  run_sql(path, "pragma user_version = 4");
+  run_sql(path, ("pragma user_version = " + std::to_string(kSqliteSchemaVersion + 1)).c_str());
   CHECK(code_of([&] { static_cast<void>(open_sqlite_metadata(path)); }) == "metadata.newer");
 }
 
