@@ -2,34 +2,45 @@
 
 #include <nixbuild/base/error.hpp>
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
-#include <boost/asio/this_coro.hpp>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
-#include <set>
 
 namespace nixbuild::build {
 
 using std::chrono::microseconds;
 
+Attempt::Attempt(const Builder::Parts& parts,
+                 const BuilderSettings& settings,
+                 BuildRequest request,
+                 std::shared_ptr<LogFeed> feed,
+                 std::shared_ptr<BuildControl> control,
+                 std::shared_ptr<BuildInputs> inputs)
+    : parts_(parts), settings_(settings), request_(std::move(request)),
+      policy_(request_.policy.value_or(settings.policy)), feed_(std::move(feed)),
+      control_(std::move(control)), inputs_(std::move(inputs)), watch_(std::make_shared<Watch>()),
+      drv_text_(parts.store.dir().print(request_.derivation_path)) {}
+
+Attempt::~Attempt() {
+  watch_->ended = true;
+  watch_->execution = nullptr;
+  if (execution_ && control_->left_running()) {
+    execution_->detach();
+  }
+}
+
 std::int64_t Attempt::now_us() const {
   return std::chrono::duration_cast<microseconds>(parts_.clock.wall().time_since_epoch()).count();
 }
 
-aio::Task<void> Attempt::record() {
+aio::Task<void> Attempt::open_record() {
   auto work = [this] {
-    if (record_.id == 0) {
-      record_.id = parts_.store.db().add_build(record_);
-    } else {
-      parts_.store.db().update_build(record_);
-    }
+    return parts_.store.db().open_build(record_,
+                                        request_text(parts_.store.dir(), request_, policy_));
   };
-  co_await parts_.pool.run(std::move(work));
+  record_.id = co_await parts_.pool.run(std::move(work));
 }
 
 void Attempt::note_phase(const std::string& phase, microseconds at) {
@@ -42,11 +53,16 @@ aio::Task<void> Attempt::take_log(std::string bytes) {
   if (request_.options.max_log_bytes.value_or(0) != 0) {
     limit = std::min(limit, *request_.options.max_log_bytes);
   }
-  if (record_.log_bytes + bytes.size() > limit) {
-    bytes.resize(static_cast<std::size_t>(limit - record_.log_bytes));
+  if (builder_log_bytes_ + bytes.size() > limit) {
+    bytes.resize(static_cast<std::size_t>(limit - std::min(limit, builder_log_bytes_)));
     watch_->stop(Stop::LogLimit);
   }
+  if (bytes.empty()) {
+    co_return;
+  }
+  builder_log_bytes_ += bytes.size();
   record_.log_bytes += bytes.size();
+  fresh_line_ = bytes.back() == '\n';
   auto work = [this, &bytes] {
     parts_.logs.append(record_.id, bytes_of(bytes));
   };
@@ -54,26 +70,16 @@ aio::Task<void> Attempt::take_log(std::string bytes) {
   feed_->append(bytes_of(bytes));
 }
 
-aio::Task<sandbox::GuestExit> Attempt::follow() {
-  const auto base = phases_.empty() ? microseconds{0} : phases_.back().second;
-  for (;;) {
-    sandbox::ExecutionEvent event = co_await execution_->next_event();
-    if (auto* chunk = std::get_if<sandbox::LogChunk>(&event)) {
-      std::string bytes = std::move(chunk->bytes);
-      co_await take_log(std::move(bytes));
-    } else if (auto* phase = std::get_if<sandbox::PhaseBegan>(&event)) {
-      note_phase(phase->phase, base + phase->since_start);
-      watch_->last_output = parts_.clock.monotonic();
-      if (phase->phase == "build") {
-        watch_->builder_running = true;
-        watch_->started = watch_->last_output;
-      }
-    } else {
-      watch_->builder_running = false;
-      watch_->last_output = parts_.clock.monotonic();
-      co_return std::get<sandbox::BuilderExited>(std::move(event)).exit;
-    }
-  }
+/// A line of our own. The log's limit is for the builder.
+aio::Task<void> Attempt::say(std::string line) {
+  line = fmt::format("{}[nixbuild] {}\n", fresh_line_ ? "" : "\n", line);
+  fresh_line_ = true;
+  record_.log_bytes += line.size();
+  auto work = [this, &line] {
+    parts_.logs.append(record_.id, bytes_of(line));
+  };
+  co_await parts_.pool.run(std::move(work));
+  feed_->append(bytes_of(line));
 }
 
 void Attempt::throw_stopped() const {
@@ -92,7 +98,7 @@ void Attempt::throw_stopped() const {
     throw BuildFailure(BuildStatus::LogLimitExceeded,
                        fmt::format("{} killed after writing more than {} bytes of log output",
                                    drv_text_,
-                                   record_.log_bytes));
+                                   builder_log_bytes_));
   case Stop::Lost:
     throw BuildFailure(
         BuildStatus::TransientFailure,
@@ -107,6 +113,14 @@ void Attempt::throw_stopped() const {
       Reaction::Cancelled, "build.cancelled", fmt::format("build of {} was cancelled", drv_text_));
 }
 
+void Attempt::throw_superseded() const {
+  throw Error(Reaction::Cancelled,
+              "build.superseded",
+              fmt::format("attempt {} of build {} is not the newest one: what it made is dropped",
+                          record_.attempt,
+                          record_.id));
+}
+
 std::string Attempt::phases_json() const {
   std::vector<std::string> members;
   for (const auto& [name, at] : phases_) {
@@ -115,96 +129,198 @@ std::string Attempt::phases_json() const {
   return fmt::format("{{{}}}", fmt::join(members, ","));
 }
 
-aio::Task<model::BuildResult> Attempt::run(const std::function<void(std::int64_t)>& on_number) {
+void Attempt::describe() {
   record_.account = request_.account;
   record_.derivation = request_.derivation_path.base_name();
   record_.platform = request_.derivation.platform;
   record_.created_us = now_us();
   record_.cpus = settings_.cpus;
   record_.memory_bytes = settings_.memory_bytes;
+}
 
+aio::Task<model::BuildResult> Attempt::run(const std::function<void(std::int64_t)>& on_number) {
+  describe();
   model::BuildResult result;
   std::exception_ptr fault;
   try {
     name_outputs();
+    co_await resolve_inputs();
     if (co_await outputs_valid()) {
       feed_->close();
       co_return success(model::BuildStatus::AlreadyValid);
     }
-    co_await record();
+    record_.key = inputs_->key;
+    co_await open_record();
     on_number(record_.id);
-    co_await resolve_inputs();
-    const auto machine = co_await lease_machine();
-    co_await choose_accelerator();
-    record_.started_us = now_us();
-    co_await start();
-    const auto exit = co_await follow();
-    record_.peak_memory_bytes = exit.peak_memory_bytes;
-    record_.cpu_us = static_cast<std::uint64_t>((exit.cpu_user + exit.cpu_system).count());
-    if (watch_->reason != Stop::None) {
-      throw_stopped();
+    check_inputs();
+    if (!co_await reuse(result)) {
+      result = co_await build();
     }
-    judge(exit);
-    co_await collect();
-    co_await register_outputs();
-    result = success(model::BuildStatus::Built);
-    result.times_built = 1;
-    result.cpu_user = exit.cpu_user;
-    result.cpu_system = exit.cpu_system;
-  } catch (const BuildFailure& failure) {
-    result.status = failure.status();
-    result.error = failure.message();
   } catch (...) {
     fault = std::current_exception();
   }
-  if (fault && watch_->reason != Stop::None) {
+  co_return co_await conclude(std::move(result), fault);
+}
+
+aio::Task<model::BuildResult> Attempt::resume(store::OpenBuild open,
+                                              const std::function<bool()>& wanted) {
+  record_ = open.record;
+  record_.log_bytes = feed_->size();
+  model::BuildResult result;
+  std::exception_ptr fault;
+  try {
+    name_outputs();
+    co_await resolve_inputs();
+    const bool valid = co_await outputs_valid();
+    const bool adopted = co_await adopt(open);
+    if (valid) {
+      // Registered just before the daemon's end, which left only the machine.
+      result = success(model::BuildStatus::AlreadyValid);
+    } else {
+      check_inputs();
+      if (!adopted && !wanted()) {
+        throw BuildFailure(model::BuildStatus::TransientFailure,
+                           fmt::format("build of '{}' was interrupted: the daemon ended, and its "
+                                       "machine is gone",
+                                       drv_text_));
+      }
+      result = co_await build();
+    }
+  } catch (...) {
+    fault = std::current_exception();
+  }
+  co_return co_await conclude(std::move(result), fault);
+}
+
+/// Takes a failure that the client is told as a result; leaves the rest.
+void Attempt::set_failure(model::BuildResult& result, const std::exception_ptr& fault) const {
+  try {
+    std::rethrow_exception(fault);
+  } catch (const BuildFailure& failure) {
+    result.status = failure.status();
+    result.error = failure.message();
+  } catch (const std::exception& error) {
+    result.status = model::BuildStatus::MiscFailure;
+    result.error = error.what();
+  }
+}
+
+namespace {
+
+bool is_told(const std::exception_ptr& fault) {
+  try {
+    std::rethrow_exception(fault);
+  } catch (const BuildFailure&) {
+    return true;
+  } catch (...) {
+    return false;
+  }
+}
+
+} // namespace
+
+aio::Task<model::BuildResult> Attempt::conclude(model::BuildResult result,
+                                                std::exception_ptr fault) {
+  if (fault && !is_told(fault) && control_->left_running()) {
+    // The next daemon takes it up: the record stays open, the destructor lets the machine go.
+    feed_->close();
+    std::rethrow_exception(fault);
+  }
+  if (fault && !is_told(fault) && watch_->reason != Stop::None) {
     try {
       throw_stopped();
-    } catch (const BuildFailure& failure) {
-      result.status = failure.status();
-      result.error = failure.message();
-      fault = nullptr;
     } catch (...) {
       fault = std::current_exception();
     }
   }
-  watch_->ended = true;
-  if (execution_) {
-    if (!fault && result.status == model::BuildStatus::Built) {
-      co_await execution_->finish();
-    } else {
-      execution_->cancel();
-    }
-    watch_->execution = nullptr;
-    execution_.reset();
-  }
-  feed_->close();
-  record_.stopped_us = now_us();
-  record_.phases = phases_json();
   if (fault) {
-    try {
-      std::rethrow_exception(fault);
-    } catch (const std::exception& error) {
-      record_.error = error.what();
-      result.error = error.what();
-    }
-    result.status = model::BuildStatus::MiscFailure;
+    set_failure(result, fault);
   }
-  record_.status = result.status;
-  record_.error = result.error;
-  if (record_.id != 0) {
+  watch_->ended = true;
+  if (!settled_ && !left_open_ && record_.id != 0) {
+    std::exception_ptr unrecorded;
+    try {
+      co_await end_record(result);
+    } catch (...) {
+      unrecorded = std::current_exception();
+    }
+    if (unrecorded) {
+      // What was built could not be registered, which is worth a record of its own.
+      fault = unrecorded;
+      set_failure(result, fault);
+      result.outputs.clear();
+      built_.clear();
+      repeatable_ = false;
+      try {
+        co_await end_record(result);
+      } catch (const std::exception& error) {
+        parts_.log.warning(fmt::format("the end of build {}: {}", record_.id, error.what()));
+      }
+    }
+  }
+  watch_->execution = nullptr;
+  if (execution_ && model::is_success(result.status)) {
+    co_await execution_->finish();
+  } else if (execution_) {
+    execution_->cancel();
+  }
+  execution_.reset();
+  machine_ = ComputeLease();
+  if (record_.id != 0 && !left_open_) {
     auto work = [this] {
       parts_.logs.finish(record_.id);
     };
     co_await parts_.pool.run(std::move(work));
-    co_await record();
   }
-  if (fault && control_->cancelled()) {
+  feed_->close();
+  if (fault && !is_told(fault) && control_->cancelled()) {
     std::rethrow_exception(fault);
   }
   result.start_time = record_.started_us / 1'000'000;
   result.stop_time = record_.stopped_us / 1'000'000;
   co_return result;
+}
+
+/// What later askers of the same key may be told.
+std::optional<store::BuildOutcome> Attempt::outcome_of(const model::BuildResult& result) const {
+  if (!record_.key || !repeatable_) {
+    return std::nullopt;
+  }
+  store::BuildOutcome outcome;
+  outcome.key = *record_.key;
+  outcome.account = record_.account;
+  outcome.build = record_.id;
+  outcome.status = result.status;
+  outcome.error = result.error;
+  outcome.shared = policy_.share_results && !control_->is_private();
+  if (watch_->reason == Stop::Timeout) {
+    outcome.timeout_seconds = request_.options.timeout.count();
+  } else if (watch_->reason == Stop::Silence) {
+    outcome.silence_seconds = request_.options.max_silent_time.count();
+  }
+  for (const auto& info : built_) {
+    outcome.outputs.push_back(info);
+    outcome.outputs.back().deriver.reset();
+    outcome.outputs.back().signatures.clear();
+  }
+  return outcome;
+}
+
+aio::Task<void> Attempt::end_record(const model::BuildResult& result) {
+  record_.stopped_us = now_us();
+  record_.phases = phases_json();
+  record_.status = result.status;
+  record_.error = result.error;
+  repeatable_ = repeatable_ || watch_->reason == Stop::Timeout || watch_->reason == Stop::Silence;
+  const auto outcome = outcome_of(result);
+  auto work = [this, &outcome] {
+    return parts_.store.end_build(record_, built_, outcome ? &*outcome : nullptr);
+  };
+  const bool ended = co_await parts_.pool.run(std::move(work));
+  if (!ended) {
+    throw_superseded();
+  }
+  settled_ = true;
 }
 
 } // namespace nixbuild::build

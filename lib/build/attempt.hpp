@@ -10,43 +10,74 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 namespace nixbuild::build {
 
-/// One build's life.
+/// One build's life: one machine after another until one of them brings it to its end.
 class Attempt {
 public:
   Attempt(const Builder::Parts& parts,
           const BuilderSettings& settings,
           BuildRequest request,
           std::shared_ptr<LogFeed> feed,
-          std::shared_ptr<BuildControl> control)
-      : parts_(parts), settings_(settings), request_(std::move(request)), feed_(std::move(feed)),
-        control_(std::move(control)), lease_(parts.store.lease(request_.account)),
-        watch_(std::make_shared<Watch>()),
-        drv_text_(parts.store.dir().print(request_.derivation_path)) {}
+          std::shared_ptr<BuildControl> control,
+          std::shared_ptr<BuildInputs> inputs);
+  ~Attempt();
+  Attempt(const Attempt&) = delete;
+  Attempt& operator=(const Attempt&) = delete;
 
   aio::Task<model::BuildResult> run(const std::function<void(std::int64_t)>& on_number);
+  aio::Task<model::BuildResult> resume(store::OpenBuild open, const std::function<bool()>& wanted);
 
 private:
-  aio::Task<void> record();
-  aio::Task<bool> outputs_valid();
+  /// How one machine ended.
+  enum class Round { Done, OutOfMemory, Lost };
+
+  void describe();
   void name_outputs();
+  aio::Task<bool> outputs_valid();
   aio::Task<void> resolve_inputs();
+  void check_inputs();
+  aio::Task<void> open_record();
+
+  aio::Task<bool> reuse(model::BuildResult& result);
+  aio::Task<bool> reuse_success(const store::BuildOutcome& outcome);
+  aio::Task<void> repeat_log(std::int64_t build);
+  [[nodiscard]] bool may_repeat(const store::BuildOutcome& outcome) const;
+
+  aio::Task<bool> adopt(const store::OpenBuild& open);
+  aio::Task<model::BuildResult> build();
+  aio::Task<Round> use_machine();
+  aio::Task<Round> follow_to_the_end();
+  void prepare_again(Round round);
+  [[nodiscard]] std::uint64_t memory_bound() const;
   aio::Task<ComputeLease> lease_machine();
   aio::Task<void> choose_accelerator();
+  aio::Task<void> begin_attempt(const std::string& plan);
   aio::Task<void> start();
+  aio::Task<void> watch();
   aio::Task<sandbox::GuestExit> follow();
+
   aio::Task<void> take_log(std::string bytes);
+  aio::Task<void> say(std::string line);
   void judge(const sandbox::GuestExit& exit) const;
   void judge_outputs(const sandbox::GuestExit& exit) const;
   aio::Task<void> collect();
   aio::Task<model::PathInfo> collect_output(std::size_t index);
-  aio::Task<void> register_outputs();
+  std::vector<model::PathInfo> signed_outputs();
+  void set_failure(model::BuildResult& result, const std::exception_ptr& fault) const;
   [[noreturn]] void throw_stopped() const;
+  [[noreturn]] void throw_superseded() const;
+
+  aio::Task<model::BuildResult> conclude(model::BuildResult result, std::exception_ptr fault);
+  aio::Task<void> end_record(const model::BuildResult& result);
+  [[nodiscard]] std::optional<store::BuildOutcome>
+  outcome_of(const model::BuildResult& result) const;
   void note_phase(const std::string& phase, std::chrono::microseconds at);
   [[nodiscard]] std::int64_t now_us() const;
   [[nodiscard]] std::string phases_json() const;
@@ -55,18 +86,29 @@ private:
   const Builder::Parts& parts_;
   const BuilderSettings& settings_;
   BuildRequest request_;
+  BuildPolicy policy_;
   std::shared_ptr<LogFeed> feed_;
   std::shared_ptr<BuildControl> control_;
-  store::Lease lease_;
+  std::shared_ptr<BuildInputs> inputs_;
   std::shared_ptr<Watch> watch_;
   std::string drv_text_;
 
   store::BuildRecord record_;
+  bool settled_ = false;    ///< the record is no longer open
+  bool left_open_ = false;  ///< it stays open, for a later daemon
+  bool repeatable_ = false; ///< a failure that is the builder's own
+  bool adopted_ = false;    ///< the machine was started by an earlier daemon
+  bool waited_ = false;     ///< for capacity, and said so
+  bool fresh_line_ = true;  ///< the log is at the beginning of a line
+  unsigned lost_ = 0;       ///< machines so far
+  std::string lost_why_;
+  std::uint64_t builder_log_bytes_ = 0;
   std::vector<std::string> output_names_;
   model::StorePaths output_paths_;
   std::map<std::string, std::vector<std::string>> output_signatures_;
-  model::StorePaths closure_;
+  ComputeLease machine_;
   std::unique_ptr<sandbox::Execution> execution_;
+  sandbox::GuestExit exit_;
   std::vector<model::PathInfo> built_;
   std::vector<std::pair<std::string, std::chrono::microseconds>> phases_;
 };

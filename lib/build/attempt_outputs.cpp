@@ -44,7 +44,7 @@ void Attempt::judge(const sandbox::GuestExit& exit) const {
     throw BuildFailure(failure,
                        fmt::format("builder for '{}' ran out of memory: its machine has {} MiB",
                                    drv_text_,
-                                   settings_.memory_bytes >> 20));
+                                   record_.memory_bytes >> 20));
   }
   judge_outputs(exit);
 }
@@ -84,7 +84,7 @@ aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
                                 .scan_for = {}};
   incoming.deriver = request_.derivation_path;
   incoming.ultimate = true;
-  incoming.scan_for = closure_;
+  incoming.scan_for = inputs_->closure;
   incoming.scan_for.insert(incoming.scan_for.end(), output_paths_.begin(), output_paths_.end());
   model::sort_unique(incoming.scan_for);
   auto import = parts_.store.begin_import(request_.account, std::move(incoming));
@@ -146,13 +146,16 @@ aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
 }
 
 aio::Task<void> Attempt::collect() {
+  built_.clear();
   for (std::size_t index = 0; index < output_names_.size(); ++index) {
     auto info = co_await collect_output(index);
     built_.push_back(std::move(info));
   }
+  built_ = signed_outputs();
 }
 
-aio::Task<void> Attempt::register_outputs() {
+/// `built_`, signed, in an order in which each output stands behind those it refers to.
+std::vector<model::PathInfo> Attempt::signed_outputs() {
   const auto order = order_of_outputs(built_, drv_text_);
   std::vector<model::PathInfo> infos;
   for (const auto index : order) {
@@ -164,10 +167,7 @@ aio::Task<void> Attempt::register_outputs() {
     output_signatures_[output_names_[index]] = info.signatures;
     infos.push_back(std::move(info));
   }
-  auto work = [this, &infos] {
-    parts_.store.commit(request_.account, infos);
-  };
-  co_await parts_.pool.run(std::move(work));
+  return infos;
 }
 
 model::BuildResult Attempt::success(model::BuildStatus status) const {

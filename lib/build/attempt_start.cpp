@@ -1,17 +1,17 @@
 #include "attempt.hpp"
 
+#include <nixbuild/aio/event.hpp>
 #include <nixbuild/base/error.hpp>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <algorithm>
 #include <chrono>
-#include <cstring>
-#include <set>
 
 namespace nixbuild::build {
 
@@ -32,8 +32,6 @@ void Attempt::name_outputs() {
 }
 
 aio::Task<bool> Attempt::outputs_valid() {
-  // Leased first: what is found valid must still be valid when the client asks for it.
-  lease_.add(output_paths_);
   auto work = [this] {
     std::size_t valid = 0;
     auto count = [&](const model::PathInfo& info) {
@@ -51,33 +49,65 @@ aio::Task<bool> Attempt::outputs_valid() {
 }
 
 aio::Task<void> Attempt::resolve_inputs() {
-  lease_.add(request_.derivation.input_sources);
-  auto work = [this] {
-    auto& db = parts_.store.db();
-    const auto& sources = request_.derivation.input_sources;
-    const auto valid = db.valid_paths(request_.account, sources);
-    if (valid.size() != sources.size()) {
-      const std::set<model::StorePath> known(valid.begin(), valid.end());
-      for (const auto& path : sources) {
-        if (!known.contains(path)) {
-          throw BuildFailure(
-              model::BuildStatus::MiscFailure,
-              fmt::format("dependency '{}' of '{}' does not exist, and substitution is disabled",
-                          parts_.store.dir().print(path),
-                          drv_text_));
-        }
-      }
-    }
-    closure_ = db.closure(request_.account, sources);
-  };
-  co_await parts_.pool.run(std::move(work));
-  lease_.add(closure_);
+  if (inputs_ == nullptr) {
+    auto work = [this] {
+      return resolve(parts_.store, request_);
+    };
+    inputs_ = co_await parts_.pool.run(std::move(work));
+  }
 }
+
+void Attempt::check_inputs() {
+  if (inputs_->missing) {
+    throw BuildFailure(
+        model::BuildStatus::MiscFailure,
+        fmt::format("dependency '{}' of '{}' does not exist, and substitution is disabled",
+                    parts_.store.dir().print(*inputs_->missing),
+                    drv_text_));
+  }
+}
+
+namespace {
+
+constexpr std::chrono::seconds kQuietWait{1};
+
+/// Who waits for capacity, and the line that says so; all on one strand. It owns what it uses: the
+/// waiting build may be gone first.
+struct Wait {
+  bool over = false;
+  bool writing = false;
+  std::uint64_t written = 0;
+  aio::Event done;
+};
+
+aio::Task<void> tell_of_waiting(std::shared_ptr<Wait> wait,
+                                store::LogStore* logs,
+                                aio::BlockingPool* pool,
+                                std::shared_ptr<LogFeed> feed,
+                                std::int64_t build,
+                                std::string line) {
+  boost::asio::steady_timer timer(co_await boost::asio::this_coro::executor, kQuietWait);
+  co_await timer.async_wait(boost::asio::use_awaitable);
+  if (wait->over) {
+    co_return;
+  }
+  wait->writing = true;
+  auto work = [logs, build, &line] {
+    logs->append(build, bytes_of(line));
+  };
+  co_await pool->run(std::move(work));
+  feed->append(bytes_of(line));
+  wait->written = line.size();
+  wait->writing = false;
+  wait->done.notify();
+}
+
+} // namespace
 
 aio::Task<ComputeLease> Attempt::lease_machine() {
   scheduler::LeaseRequest wanted;
-  wanted.capacity.cpus = settings_.cpus;
-  wanted.capacity.memory_bytes = settings_.memory_bytes;
+  wanted.capacity.cpus = record_.cpus;
+  wanted.capacity.memory_bytes = record_.memory_bytes;
   wanted.platform = request_.derivation.platform;
   const auto features = request_.derivation.environment.find("requiredSystemFeatures");
   if (features != request_.derivation.environment.end()) {
@@ -92,14 +122,32 @@ aio::Task<ComputeLease> Attempt::lease_machine() {
       }
     }
   }
+  auto wait = std::make_shared<Wait>();
+  auto line = fmt::format("[nixbuild] waiting for {} {} and {} MiB of memory\n",
+                          record_.cpus,
+                          record_.cpus == 1 ? "cpu" : "cpus",
+                          record_.memory_bytes >> 20);
+  auto telling =
+      tell_of_waiting(wait, &parts_.logs, &parts_.pool, feed_, record_.id, std::move(line));
+  boost::asio::co_spawn(
+      co_await boost::asio::this_coro::executor, std::move(telling), boost::asio::detached);
   std::string refusal;
   try {
     auto control = control_;
     std::function<bool()> give_up = [control] {
-      return control->cancelled();
+      return control->cancelled() || control->left_running();
     };
-    co_return co_await parts_.leases.acquire(std::move(wanted), std::move(give_up));
+    auto lease = co_await parts_.leases.acquire(std::move(wanted), std::move(give_up));
+    wait->over = true;
+    while (wait->writing) {
+      const auto seen = wait->done.count();
+      co_await wait->done.wait(seen);
+    }
+    record_.log_bytes += wait->written;
+    waited_ = wait->written > 0;
+    co_return lease;
   } catch (const Error& error) {
+    wait->over = true;
     if (error.reaction() != Reaction::Unsupported) {
       throw;
     }
@@ -129,16 +177,31 @@ aio::Task<void> Attempt::choose_accelerator() {
                     "permits it)",
                     accounts));
   }
-  std::string notice = "[nixbuild] no usable KVM: building under software emulation, which is slow "
-                       "and no security boundary\n";
-  co_await take_log(std::move(notice));
+  if (record_.attempt > 0) {
+    co_return; // said with the first one
+  }
+  std::string notice = "no usable KVM: building under software emulation, which is slow and no "
+                       "security boundary";
+  co_await say(std::move(notice));
+}
+
+/// The record of a machine is durable before the machine is there.
+aio::Task<void> Attempt::begin_attempt(const std::string& plan) {
+  ++record_.attempt;
+  auto work = [this, &plan] {
+    return parts_.store.db().begin_attempt(record_, plan, record_.log_bytes);
+  };
+  const bool begun = co_await parts_.pool.run(std::move(work));
+  if (!begun) {
+    throw_superseded();
+  }
 }
 
 aio::Task<void> Attempt::start() {
   sandbox::ExecutionPlan plan;
-  plan.id = fmt::format("{}-1", record_.id);
-  plan.cpus = settings_.cpus;
-  plan.memory_bytes = settings_.memory_bytes;
+  plan.id = fmt::format("{}-{}", record_.id, record_.attempt + 1);
+  plan.cpus = record_.cpus;
+  plan.memory_bytes = record_.memory_bytes;
   auto& job = plan.job;
   job.store_dir = parts_.store.dir().text();
   job.builder = request_.derivation.builder;
@@ -156,7 +219,7 @@ aio::Task<void> Attempt::start() {
 
   const auto composing = parts_.clock.monotonic();
   auto work = [this] {
-    return compose_inputs(parts_.store, request_.account, closure_);
+    return compose_inputs(parts_.store, request_.account, inputs_->closure);
   };
   auto disk = co_await parts_.pool.run(std::move(work));
   plan.disk = std::move(disk.extents);
@@ -165,9 +228,16 @@ aio::Task<void> Attempt::start() {
       std::chrono::duration_cast<microseconds>(parts_.clock.monotonic() - composing);
   note_phase("spawn", composed);
 
+  const std::string id = plan.id;
+  co_await begin_attempt(id);
+  execution_ = co_await parts_.executor.start(std::move(plan));
+  co_await watch();
+}
+
+aio::Task<void> Attempt::watch() {
+  watch_ = std::make_shared<Watch>();
   watch_->started = parts_.clock.monotonic();
   watch_->last_output = watch_->started;
-  execution_ = co_await parts_.executor.start(std::move(plan));
   watch_->execution = execution_.get();
   WatchLimits limits;
   limits.silence = request_.options.max_silent_time;

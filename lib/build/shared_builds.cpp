@@ -1,7 +1,16 @@
-#include <nixbuild/base/digest.hpp>
+#include "steps.hpp"
+
+#include <nixbuild/base/error.hpp>
 #include <nixbuild/build/shared_builds.hpp>
 
+#include <boost/asio/post.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <atomic>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -10,119 +19,341 @@
 namespace nixbuild::build {
 
 struct SharedBuild {
+  store::AccountId account;
+  Hash key;            ///< meaningless while `listed` is false
+  bool listed = false; ///< others can find it
   std::shared_ptr<LogFeed> feed = std::make_shared<LogFeed>();
   std::shared_ptr<BuildControl> control = std::make_shared<BuildControl>();
   std::atomic<std::int64_t> number{0};
-  std::atomic<unsigned> askers{0};
+
+  // Set once, before anybody attaches; the others under the lock of SharedBuilds::State.
+  std::function<void(const std::shared_ptr<SharedBuild>&)> leave; ///< none: nothing to leave
+  unsigned askers = 0;
+  std::uint64_t changes = 0; ///< counts arrivals, so that a time of grace knows its own
+  KeepRunning keep = KeepRunning::Abort;
+  std::chrono::seconds grace{0};
 
   std::mutex mutex;
   std::optional<model::BuildResult> result;
   std::exception_ptr failure;
   bool ended = false;
   aio::Event end;
+
+  /// The strongest choice of all askers so far counts.
+  void add_choice(const BuildPolicy& policy) {
+    keep = std::max(keep, policy.keep);
+    if (policy.keep == KeepRunning::Grace) {
+      grace = std::max(grace, policy.grace);
+    }
+    if (!policy.share_results) {
+      control->keep_private();
+    }
+  }
+
+  void finish(std::optional<model::BuildResult> with, std::exception_ptr error) {
+    {
+      const std::lock_guard lock(mutex);
+      result = std::move(with);
+      failure = std::move(error);
+      ended = true;
+    }
+    feed->close();
+    end.notify();
+  }
 };
 
 namespace {
 
-/// What makes two requests of one account the same build. Store path names are unique within an
-/// account, so equal derivation bytes mean equal inputs; limits asked for are a part, so that
-/// nobody's time limit ends another one's build.
-using Key = std::pair<std::int64_t, Hash>;
-
-void put(Hasher& hasher, std::string_view text) {
-  const std::uint64_t size = text.size();
-  hasher.update(ByteView(reinterpret_cast<const std::uint8_t*>(&size), sizeof size));
-  hasher.update(bytes_of(text));
-}
-
-Key key_of(const BuildRequest& request) {
-  Hasher hasher(HashAlgorithm::Sha256);
-  put(hasher, request.derivation_path.base_name());
-  model::Derivation whole;
-  static_cast<model::BasicDerivation&>(whole) = request.derivation;
-  put(hasher, model::print_derivation(model::StoreDir(), whole));
-  put(hasher, std::to_string(request.options.timeout.count()));
-  put(hasher, std::to_string(request.options.max_silent_time.count()));
-  put(hasher, std::to_string(request.options.max_log_bytes.value_or(0)));
-  return {request.account.value, hasher.finish()};
+/// Whoever spawns a task holds a lock that the task takes: it must not begin inside that call.
+aio::Task<void> step_aside() {
+  const auto here = co_await boost::asio::this_coro::executor;
+  co_await boost::asio::post(here, boost::asio::use_awaitable);
 }
 
 } // namespace
 
-struct SharedBuilds::State {
+struct SharedBuilds::State : std::enable_shared_from_this<State> {
   Builder& builder;
   aio::TaskGroup& tasks;
+  SharedBuildsSettings settings;
   mutable std::mutex mutex;
-  std::map<Key, std::shared_ptr<SharedBuild>> builds;
+  std::map<Hash, std::shared_ptr<SharedBuild>> listed;
+  std::vector<std::shared_ptr<SharedBuild>> all; ///< that run
+  bool closed = false;                           ///< nobody's leaving has a consequence any more
 
-  State(Builder& b, aio::TaskGroup& t) : builder(b), tasks(t) {}
+  State(Builder& b, aio::TaskGroup& t, SharedBuildsSettings s)
+      : builder(b), tasks(t), settings(s) {}
+
+  /// The build that others may join; one that is being cancelled is on its way out.
+  std::shared_ptr<SharedBuild> find(const Hash& key) {
+    const auto found = listed.find(key);
+    return found == listed.end() || found->second->control->cancelled() ? nullptr : found->second;
+  }
+
+  std::shared_ptr<SharedBuild> find(store::AccountId account, std::int64_t number) {
+    const auto found = std::find_if(all.begin(), all.end(), [&](const auto& build) {
+      return build->account == account && build->number.load() == number &&
+             !build->control->cancelled();
+    });
+    return found == all.end() ? nullptr : *found;
+  }
+
+  void add(const std::shared_ptr<SharedBuild>& build) {
+    build->leave = [state = weak_from_this()](const std::shared_ptr<SharedBuild>& left) {
+      if (const auto self = state.lock()) {
+        self->leave(left);
+      }
+    };
+    if (closed) {
+      build->control->leave_running(); // came too late for this daemon
+    }
+    all.push_back(build);
+    if (build->listed) {
+      listed[build->key] = build;
+    }
+  }
+
+  void remove(const std::shared_ptr<SharedBuild>& build) {
+    const std::lock_guard lock(mutex);
+    const auto found = listed.find(build->key);
+    if (found != listed.end() && found->second == build) {
+      listed.erase(found);
+    }
+    std::erase(all, build);
+  }
+
+  /// With the lock held: nobody waits for the build any more.
+  void abandon(const std::shared_ptr<SharedBuild>& build, std::chrono::seconds at_least) {
+    const auto wait = std::max(build->grace, at_least);
+    const bool runs = std::find(all.begin(), all.end(), build) != all.end();
+    if (closed || !runs || build->keep == KeepRunning::Keep) {
+      return;
+    }
+    if (wait.count() == 0) {
+      build->control->cancel();
+      return;
+    }
+    auto waiting = wait_for_return(shared_from_this(), build, build->changes, wait);
+    tasks.spawn("a build's time of grace", std::move(waiting));
+  }
+
+  void leave(const std::shared_ptr<SharedBuild>& build) {
+    const std::lock_guard lock(mutex);
+    if (--build->askers == 0) {
+      abandon(build, std::chrono::seconds(0));
+    }
+  }
+
+  /// Whether a build that an earlier daemon left, and whose machine is gone, shall run again. A
+  /// build that is not wanted is on its way out from that moment on.
+  bool still_wanted(SharedBuild& build) {
+    const std::lock_guard lock(mutex);
+    const bool wanted = build.askers > 0 || build.keep != KeepRunning::Abort;
+    if (!wanted) {
+      build.control->cancel();
+    }
+    return wanted;
+  }
+
+  static aio::Task<void> wait_for_return(std::shared_ptr<State> self,
+                                         std::shared_ptr<SharedBuild> build,
+                                         std::uint64_t changes,
+                                         std::chrono::seconds patience) {
+    co_await step_aside();
+    const auto until = std::chrono::steady_clock::now() + patience;
+    for (;;) {
+      const auto seen = build->end.count();
+      {
+        const std::lock_guard lock(self->mutex);
+        if (build->changes != changes || self->closed) {
+          co_return;
+        }
+      }
+      {
+        const std::lock_guard lock(build->mutex);
+        if (build->ended) {
+          co_return;
+        }
+      }
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+          until - std::chrono::steady_clock::now());
+      if (left.count() <= 0) {
+        break;
+      }
+      co_await build->end.wait(seen, left);
+    }
+    const std::lock_guard lock(self->mutex);
+    if (build->askers == 0 && build->changes == changes && !self->closed) {
+      build->control->cancel();
+    }
+  }
 
   static aio::Task<void> carry_out(std::shared_ptr<State> self,
                                    std::shared_ptr<SharedBuild> build,
-                                   Key key,
-                                   BuildRequest request) {
+                                   BuildRequest request,
+                                   std::shared_ptr<BuildInputs> inputs,
+                                   std::optional<store::OpenBuild> open) {
+    co_await step_aside();
     std::optional<model::BuildResult> result;
     std::exception_ptr failure;
     try {
-      std::function<void(std::int64_t)> on_number = [build](std::int64_t number) {
-        build->number.store(number);
-      };
-      result = co_await self->builder.run(
-          std::move(request), build->feed, build->control, std::move(on_number));
+      if (open) {
+        std::function<bool()> wanted = [self, build] {
+          return self->still_wanted(*build);
+        };
+        result = co_await self->builder.resume(std::move(*open),
+                                               std::move(request),
+                                               build->feed,
+                                               build->control,
+                                               std::move(wanted),
+                                               std::move(inputs));
+      } else {
+        std::function<void(std::int64_t)> on_number = [build](std::int64_t number) {
+          build->number.store(number);
+        };
+        result = co_await self->builder.run(std::move(request),
+                                            build->feed,
+                                            build->control,
+                                            std::move(on_number),
+                                            std::move(inputs));
+      }
     } catch (...) {
       failure = std::current_exception();
     }
-    {
-      const std::lock_guard lock(self->mutex);
-      const auto found = self->builds.find(key);
-      if (found != self->builds.end() && found->second == build) {
-        self->builds.erase(found);
-      }
-    }
-    {
-      const std::lock_guard lock(build->mutex);
-      build->result = std::move(result);
-      build->failure = failure;
-      build->ended = true;
-    }
-    build->feed->close();
-    build->end.notify();
+    self->remove(build);
+    build->finish(std::move(result), failure);
   }
 };
 
-SharedBuilds::SharedBuilds(Builder& builder, aio::TaskGroup& tasks)
-    : state_(std::make_shared<State>(builder, tasks)) {}
+SharedBuilds::SharedBuilds(Builder& builder, aio::TaskGroup& tasks, SharedBuildsSettings settings)
+    : state_(std::make_shared<State>(builder, tasks, settings)) {}
 
-SharedBuilds::~SharedBuilds() = default;
-
-Attachment SharedBuilds::ask(BuildRequest request) {
-  Attachment attachment;
-  const auto key = key_of(request);
+SharedBuilds::~SharedBuilds() {
   const std::lock_guard lock(state_->mutex);
-  auto& slot = state_->builds[key];
-  // One that is being cancelled is on its way out: whoever asks now gets a new one.
-  if (slot && !slot->control->cancelled()) {
-    ++slot->askers;
-    attachment.build_ = slot;
-    attachment.joined_ = true;
-    return attachment;
+  state_->closed = true;
+}
+
+aio::Task<Attachment> SharedBuilds::ask(BuildRequest request) {
+  auto state = state_;
+  std::optional<model::BuildResult> valid;
+  auto work = [&state, &request, &valid] {
+    // Leased before they are looked at, so that what is found valid stays so.
+    auto inputs = state->builder.resolve(request);
+    valid = state->builder.find_valid(request);
+    return inputs;
+  };
+  auto inputs = co_await state->builder.parts().pool.run(std::move(work));
+  Attachment attachment;
+  const auto& policy = state->builder.policy_of(request);
+  const std::lock_guard lock(state->mutex);
+  std::optional<Hash> key;
+  if (inputs->key) {
+    key = share_key(*inputs->key, request);
   }
-  slot = std::make_shared<SharedBuild>();
-  slot->askers = 1;
-  attachment.build_ = slot;
+  attachment.build_ = key ? state->find(*key) : nullptr;
+  attachment.joined_ = attachment.build_ != nullptr;
+  if (!attachment.build_) {
+    attachment.build_ = std::make_shared<SharedBuild>();
+    attachment.build_->account = request.account;
+  }
+  auto& build = *attachment.build_;
+  ++build.askers;
+  ++build.changes;
+  build.add_choice(policy);
+  if (attachment.joined_) {
+    co_return attachment;
+  }
+  if (valid) {
+    build.finish(std::move(valid), nullptr);
+    co_return attachment;
+  }
+  build.listed = key.has_value();
+  build.key = key.value_or(Hash());
+  state->add(attachment.build_);
   std::string name = "build of " + request.derivation_path.base_name();
-  state_->tasks.spawn(std::move(name), State::carry_out(state_, slot, key, std::move(request)));
+  auto work_on = State::carry_out(
+      state, attachment.build_, std::move(request), std::move(inputs), std::nullopt);
+  state->tasks.spawn(std::move(name), std::move(work_on));
+  co_return attachment;
+}
+
+std::optional<Attachment> SharedBuilds::attach(store::AccountId account, std::int64_t number) {
+  const std::lock_guard lock(state_->mutex);
+  Attachment attachment;
+  attachment.build_ = state_->find(account, number);
+  if (!attachment.build_) {
+    return std::nullopt;
+  }
+  attachment.joined_ = true;
+  ++attachment.build_->askers;
+  ++attachment.build_->changes;
   return attachment;
+}
+
+bool SharedBuilds::cancel(store::AccountId account, std::int64_t number) {
+  const std::lock_guard lock(state_->mutex);
+  const auto build = state_->find(account, number);
+  if (build) {
+    build->control->cancel();
+  }
+  return build != nullptr;
+}
+
+std::vector<std::string> SharedBuilds::take_up() {
+  std::vector<std::string> plans;
+  auto& builder = state_->builder;
+  for (auto& open : builder.parts().store.db().open_builds()) {
+    std::optional<BuildRequest> request;
+    try {
+      request.emplace(builder.request_of(open));
+    } catch (const Error& error) {
+      builder.give_up(open, fmt::format("interrupted: {}", error.what()));
+      continue;
+    }
+    if (open.plan.empty() && request->policy->keep == KeepRunning::Abort) {
+      builder.give_up(open, "interrupted: the daemon ended while the build waited");
+      continue;
+    }
+    if (!open.plan.empty()) {
+      plans.push_back(open.plan);
+    }
+    auto inputs = builder.resolve(*request);
+    auto build = std::make_shared<SharedBuild>();
+    build->account = request->account;
+    build->number.store(open.record.id);
+    build->feed = std::make_shared<LogFeed>(builder.parts().logs.size(open.record.id));
+    build->add_choice(*request->policy);
+    if (inputs->key) {
+      build->key = share_key(*inputs->key, *request);
+      build->listed = true;
+    }
+    const std::lock_guard lock(state_->mutex);
+    state_->add(build);
+    std::string name = fmt::format("build {}, taken up", open.record.id);
+    auto work =
+        State::carry_out(state_, build, std::move(*request), std::move(inputs), std::move(open));
+    state_->tasks.spawn(std::move(name), std::move(work));
+    state_->abandon(build, state_->settings.return_grace);
+  }
+  return plans;
+}
+
+void SharedBuilds::leave_running() {
+  const std::lock_guard lock(state_->mutex);
+  state_->closed = true;
+  for (const auto& build : state_->all) {
+    build->control->leave_running();
+  }
 }
 
 std::size_t SharedBuilds::running() const {
   const std::lock_guard lock(state_->mutex);
-  return state_->builds.size();
+  return state_->all.size();
 }
 
 Attachment::~Attachment() {
-  if (build_ && --build_->askers == 0) {
-    build_->control->cancel();
+  if (build_ && build_->leave) {
+    build_->leave(build_);
   }
 }
 

@@ -6,7 +6,9 @@
 
 #include <boost/asio/steady_timer.hpp>
 
+#include <array>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -28,6 +30,31 @@ private:
   model::BuildStatus status_;
   std::string message_;
 };
+
+/// The derivation as Nix would write it, without input derivations.
+[[nodiscard]] std::string derivation_text(const model::StoreDir& dir,
+                                          const model::BasicDerivation& derivation);
+
+/// What an open build's record holds of the request, so that a later daemon can carry it out.
+[[nodiscard]] std::string
+request_text(const model::StoreDir& dir, const BuildRequest& request, const BuildPolicy& policy);
+/// Errors: `build.request`, those of parse_derivation.
+[[nodiscard]] BuildRequest
+parse_request(const model::StoreDir& dir, store::AccountId account, std::string_view text);
+
+/// What makes two builds the same whoever asks: derivation (with outputs and platform), and what
+/// its inputs contain. A path's name says nothing about its contents, so the NAR hash of every path
+/// of the input closure is a part. Nothing when a path of `closure` is not valid. Blocking.
+[[nodiscard]] std::optional<Hash> build_key(store::MetadataDb& db,
+                                            const model::StoreDir& dir,
+                                            const BuildRequest& request,
+                                            const model::StorePaths& closure);
+/// Leases outputs and inputs, looks the inputs up and computes the key. Blocking.
+[[nodiscard]] std::shared_ptr<BuildInputs> resolve(store::Store& store,
+                                                   const BuildRequest& request);
+/// What makes two requests share one running build: the account and the limits asked for are a
+/// part, so that nobody's time limit ends another one's build.
+[[nodiscard]] Hash share_key(const Hash& key, const BuildRequest& request);
 
 /// The environment of the builder process and the files of the build directory, complete and
 /// sorted. Source: protocol facts 5.1. Throws BuildFailure for what is not offered.

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <nixbuild/aio/event.hpp>
 #include <nixbuild/build/builder.hpp>
 
 #include <chrono>
@@ -18,6 +19,7 @@ struct Watch {
   bool builder_running = false;
   Stop reason = Stop::None;
   bool ended = false;
+  aio::Event end; ///< wakes who waits for `ended`
 
   void stop(Stop why) {
     if (reason == Stop::None && execution != nullptr) {

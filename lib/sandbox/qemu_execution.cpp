@@ -130,6 +130,15 @@ aio::Task<void> QemuExecution::begin(runner::Start start,
   }
 }
 
+aio::Task<void> QemuExecution::attach(std::uint64_t log_offset) {
+  const Deadline deadline(executor_, link_, kBeginPatience);
+  log_offset_ = log_offset;
+  runner::Attach attach;
+  attach.log_offset = log_offset;
+  runner::Message message(attach);
+  co_await link_.send(std::move(message));
+}
+
 aio::Task<ExecutionEvent> QemuExecution::next_event() {
   auto message = co_await receive();
   if (auto* log = std::get_if<runner::LogData>(&message)) {
@@ -224,6 +233,11 @@ aio::Task<void> QemuExecution::finish() {
 
 void QemuExecution::cancel() noexcept {
   link_.send_now(runner::Kill{});
+  link_.cancel();
+}
+
+void QemuExecution::detach() noexcept {
+  over_ = true; // so that nothing is killed: the runner sees the connection end
   link_.cancel();
 }
 

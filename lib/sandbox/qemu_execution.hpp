@@ -29,6 +29,9 @@ public:
   aio::Task<void>
   begin(runner::Start start, UniqueFd kernel, UniqueFd initramfs, std::vector<DiskExtent> disk);
 
+  /// Attaches to a runner that an earlier daemon has started; its log comes from here on.
+  aio::Task<void> attach(std::uint64_t log_offset);
+
   aio::Task<ExecutionEvent> next_event() override;
   aio::Task<void> open_output(std::size_t index) override;
   aio::Task<std::size_t> read_output(MutableBytes buffer) override;
@@ -37,6 +40,7 @@ public:
   [[nodiscard]] MachineUsage usage() const override { return usage_; }
 
   void cancel() noexcept override;
+  void detach() noexcept override;
 
 private:
   aio::Task<runner::Message> receive();
@@ -52,7 +56,7 @@ private:
   MachineUsage usage_;
   bool output_open_ = false;
   bool exited_ = false;
-  bool over_ = false; ///< the runner has said its last word, or was told to kill
+  bool over_ = false; ///< the runner has said its last word, was told to kill, or was let go
 };
 
 } // namespace nixbuild::sandbox

@@ -1,5 +1,6 @@
 #include "sandbox/decompress.hpp"
 #include "sandbox/qemu_execution.hpp"
+#include "sandbox/run_folders.hpp"
 
 #include <nixbuild/base/digest.hpp>
 #include <nixbuild/base/encoding.hpp>
@@ -19,6 +20,8 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <utility>
+#include <vector>
 
 namespace nixbuild::sandbox {
 
@@ -38,10 +41,7 @@ UniqueFd open_read_only(const fs::path& path, const char* code) {
 }
 
 void check_id(const std::string& id) {
-  const bool good = !id.empty() && id.size() <= 64 && std::all_of(id.begin(), id.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-';
-  });
-  if (!good) {
+  if (!is_plan_id(id)) {
     throw Error(Reaction::Reject, "sandbox.spawn", fmt::format("'{}' is no build id", id));
   }
 }
@@ -164,6 +164,7 @@ public:
     settings_.run_directory = fs::absolute(settings_.run_directory);
     make_folder(settings_.run_directory);
     make_folder(settings_.run_directory / ".slots");
+    left_behind_ = plans_in(settings_.run_directory);
     accelerator_ = choose_accelerator(settings_.accelerator).accelerator;
     const auto kernel = find_or_import_kernel(settings_.kernel_cache, settings_.kernel);
     kernel_ = open_read_only(kernel.image, "sandbox.kernel-cache");
@@ -198,6 +199,36 @@ public:
     co_return execution;
   }
 
+  aio::Task<std::unique_ptr<Execution>>
+  adopt(std::string id, std::size_t outputs, std::uint64_t log_offset) override {
+    check_id(id);
+    const auto directory = settings_.run_directory / id;
+    auto socket = connect_to_runner(directory);
+    if (!socket) {
+      remove_left_behind(directory, settings_.cgroup_parent / ("build-" + id));
+      co_return nullptr;
+    }
+    auto execution =
+        std::make_unique<QemuExecution>(executor_, std::move(socket), directory, outputs);
+    co_await execution->attach(log_offset);
+    co_return execution;
+  }
+
+  aio::Task<void> sweep(std::vector<std::string> kept) override {
+    for (const auto& id : std::exchange(left_behind_, {})) {
+      if (std::find(kept.begin(), kept.end(), id) != kept.end()) {
+        continue;
+      }
+      const auto directory = settings_.run_directory / id;
+      if (const auto socket = connect_to_runner(directory)) {
+        end_runner(socket);
+      } else {
+        remove_left_behind(directory, settings_.cgroup_parent / ("build-" + id));
+      }
+    }
+    co_return;
+  }
+
 private:
   static void make_folder(const fs::path& path) {
     std::error_code error;
@@ -227,6 +258,7 @@ private:
       start.patience_seconds = static_cast<std::uint32_t>(settings_.guest_patience.count());
     }
     start.grace_seconds = static_cast<std::uint32_t>(settings_.grace.count());
+    start.alone_seconds = static_cast<std::uint32_t>(settings_.alone.count());
     start.job = encode_guest_job(plan.job);
     return start;
   }
@@ -236,6 +268,7 @@ private:
   Accelerator accelerator_ = Accelerator::Tcg;
   UniqueFd kernel_;
   UniqueFd initramfs_;
+  std::vector<std::string> left_behind_; ///< plans of earlier daemons
 };
 
 } // namespace

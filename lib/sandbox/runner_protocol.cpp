@@ -49,6 +49,7 @@ struct Table<Start> {
                                                  &Start::log_limit_bytes,
                                                  &Start::patience_seconds,
                                                  &Start::grace_seconds,
+                                                 &Start::alone_seconds,
                                                  &Start::extents,
                                                  sized<72 * kMiB>(&Start::job));
 };

@@ -28,6 +28,7 @@
 #include <algorithm>
 #include <array>
 #include <csignal>
+#include <filesystem>
 #include <fstream>
 #include <thread>
 #include <utility>
@@ -141,6 +142,19 @@ build::BuilderSettings builder_settings(const Config& config, const MachineShare
   settings.max_output_bytes = config.max_output_bytes;
   settings.build_cores = share.build_cpus;
   settings.allow_emulation = config.allow_emulation;
+  settings.max_memory_bytes = share.memory_bytes;
+  if (config.max_build_memory_bytes != 0) {
+    settings.max_memory_bytes = std::min(settings.max_memory_bytes, config.max_build_memory_bytes);
+  }
+  auto& policy = settings.policy;
+  policy.keep = config.keep_running_seconds < 0   ? build::KeepRunning::Keep
+                : config.keep_running_seconds > 0 ? build::KeepRunning::Grace
+                                                  : build::KeepRunning::Abort;
+  policy.grace = std::chrono::seconds(std::max<std::int64_t>(config.keep_running_seconds, 0));
+  policy.reuse_failures = config.reuse_failures;
+  policy.reuse_timeouts = config.reuse_timeouts;
+  policy.share_results = config.share_results;
+  policy.max_restarts = config.max_restarts;
   return settings;
 }
 
@@ -209,17 +223,37 @@ struct Daemon::State {
     db->ensure_account("default");
     recover_state(settings.state_dir, store, *segments, log);
     publish_keys_at_start(accounts, log);
+    take_up_builds();
     auto listener =
         settings.listener ? std::move(settings.listener) : listen_for_handoffs(settings.state_dir);
     acceptor.assign(asio::local::stream_protocol(), listener.release());
   }
 
+  void take_up_builds();
   aio::Task<void> accept_sessions();
   aio::Task<void> serve(std::shared_ptr<UniqueFd> peer);
   aio::Task<int> run_session(ReceivedHandoff received);
   aio::Task<void> watch_idle();
   aio::Task<void> shut_down();
 };
+
+/// Before anybody can ask: whoever comes back shall find the build that still runs.
+void Daemon::State::take_up_builds() {
+  auto plans = builds.take_up();
+  std::error_code ignored;
+  bool left_behind = false;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(settings.state_dir + "/run", ignored)) {
+    left_behind = left_behind || !entry.path().filename().string().starts_with('.');
+  }
+  if (!plans.empty()) {
+    log.info(fmt::format("{} builds of an earlier daemon are taken up", plans.size()));
+  }
+  if (left_behind) {
+    auto sweep = executor.sweep(std::move(plans));
+    build_tasks.spawn("removing what earlier builds left behind", std::move(sweep));
+  }
+}
 
 aio::Task<void> Daemon::State::accept_sessions() {
   while (!stopping) {
@@ -321,6 +355,7 @@ aio::Task<void> Daemon::State::shut_down() {
   }
   boost::system::error_code ignored;
   acceptor.close(ignored);
+  builds.leave_running();
   session_tasks.cancel();
   build_tasks.cancel();
   asio::steady_timer timer(io);

@@ -132,7 +132,8 @@ build::BuildRequest GraphRun::request_for(std::size_t index) const {
 aio::Task<void> build_one(std::shared_ptr<GraphRun> run, std::size_t index) {
   const auto listener = run->order.listen(run->graph.nodes[index].path);
   co_await listener->begin();
-  auto attachment = run->parts.builds.ask(run->request_for(index));
+  auto wanted = run->request_for(index);
+  auto attachment = co_await run->parts.builds.ask(std::move(wanted));
   model::BuildResult result;
   std::exception_ptr failure;
   try {

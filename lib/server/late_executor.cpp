@@ -30,6 +30,23 @@ aio::Task<std::unique_ptr<sandbox::Execution>> LateExecutor::start(sandbox::Exec
   co_return co_await real->start(std::move(plan));
 }
 
+aio::Task<std::unique_ptr<sandbox::Execution>>
+LateExecutor::adopt(std::string id, std::size_t outputs, std::uint64_t log_offset) {
+  auto work = [this] {
+    return &made();
+  };
+  sandbox::Executor* real = co_await pool_.run(std::move(work));
+  co_return co_await real->adopt(std::move(id), outputs, log_offset);
+}
+
+aio::Task<void> LateExecutor::sweep(std::vector<std::string> kept) {
+  auto work = [this] {
+    return &made();
+  };
+  sandbox::Executor* real = co_await pool_.run(std::move(work));
+  co_await real->sweep(std::move(kept));
+}
+
 std::string LateExecutor::accelerator() const {
   const std::lock_guard lock(mutex_);
   return real_ ? real_->accelerator() : std::string();

@@ -56,7 +56,7 @@ aio::Task<void> ServeState::build_derivation(serve::BuildDerivation request) {
   const auto hashes = model::realisation_hashes(parts_.store.dir(), request.derivation);
   build::BuildRequest wanted{
       account_, request.path, std::move(request.derivation), request.options};
-  auto attachment = parts_.builds.ask(std::move(wanted));
+  auto attachment = co_await parts_.builds.ask(std::move(wanted));
   const HangUpWatch client(co_await asio::this_coro::executor, in_, err_->shared_stream());
   RawLog log(err_, parts_.log);
   const bool never = false;

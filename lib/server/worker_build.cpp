@@ -102,7 +102,7 @@ aio::Task<void> WorkerState::perform(worker::BuildDerivation& request) {
   worker::BuildReply reply;
   reply.keys = keys_of(parts_.store.dir(), request.derivation);
   build::BuildRequest wanted{account_, request.path, std::move(request.derivation), options_};
-  auto attachment = parts_.builds.ask(std::move(wanted));
+  auto attachment = co_await parts_.builds.ask(std::move(wanted));
   const HangUpWatch client(co_await asio::this_coro::executor, in_, out_->shared_stream());
   ActivityLog log(out_, peer_, last_activity_, parts_.store.dir().print(request.path));
   co_await log.begin();

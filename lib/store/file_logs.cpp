@@ -77,6 +77,11 @@ public:
     return std::nullopt;
   }
 
+  std::uint64_t size(std::int64_t build) override {
+    const auto plain = finished(build) ? UniqueFd() : open_existing(path_of_log(build, ".log"));
+    return plain ? size_of(plain.get(), "looking at a log") : 0;
+  }
+
   bool finished(std::int64_t build) override {
     return ::access(path_of_log(build, ".log.zst").c_str(), F_OK) == 0;
   }

@@ -38,6 +38,12 @@ public:
                                  : text.substr(static_cast<std::size_t>(offset), limit);
   }
 
+  std::uint64_t size(std::int64_t build) override {
+    const std::lock_guard lock(mutex_);
+    const auto found = logs_.find(build);
+    return found == logs_.end() || found->second.finished ? 0 : found->second.text.size();
+  }
+
   bool finished(std::int64_t build) override {
     const std::lock_guard lock(mutex_);
     const auto found = logs_.find(build);

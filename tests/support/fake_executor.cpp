@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <utility>
 
 namespace nixbuild::tests {
 
@@ -19,10 +20,18 @@ namespace {
 
 class FakeExecution final : public sandbox::Execution {
 public:
-  FakeExecution(asio::any_io_executor executor, FakeBuild build, std::shared_ptr<FakeRun> run)
-      : timer_(std::move(executor)), build_(std::move(build)), run_(std::move(run)) {}
+  FakeExecution(asio::any_io_executor executor,
+                std::shared_ptr<FakeHost> host,
+                std::shared_ptr<FakeRun> run,
+                std::uint64_t log_offset)
+      : timer_(std::move(executor)), host_(std::move(host)), build_(run->build),
+        run_(std::move(run)), skip_(log_offset) {}
 
-  ~FakeExecution() override { run_->cancelled = run_->cancelled || !run_->finished; }
+  ~FakeExecution() override {
+    if (!run_->finished) {
+      end(run_->cancelled);
+    }
+  }
 
   FakeExecution(const FakeExecution&) = delete;
   FakeExecution& operator=(const FakeExecution&) = delete;
@@ -38,7 +47,12 @@ public:
     }
     if (piece_ < build_.log.size()) {
       auto& piece = build_.log[piece_++];
+      if (piece.log.size() <= skip_) {
+        skip_ -= piece.log.size();
+        co_return co_await next_event();
+      }
       co_await sleep(piece.before);
+      piece.log.erase(0, std::exchange(skip_, 0));
       ExecutionEvent event(sandbox::LogChunk{std::move(piece.log)});
       co_return event;
     }
@@ -81,18 +95,31 @@ public:
   }
 
   aio::Task<void> finish() override {
-    run_->finished = true;
+    end(run_->finished);
     co_return;
   }
 
   void cancel() noexcept override {
-    run_->cancelled = true;
+    end(run_->cancelled);
+    cancelled_ = true;
+    timer_.cancel();
+  }
+
+  void detach() noexcept override {
+    detached_ = true;
     cancelled_ = true;
     timer_.cancel();
   }
 
 private:
   static constexpr std::array<const char*, 5> kPhases{"compose", "spawn", "boot", "mount", "build"};
+
+  void end(bool& how) noexcept {
+    if (!host_->daemon_killed && !detached_) {
+      how = true;
+      host_->machines.erase(run_->id);
+    }
+  }
 
   void check_cancelled() const {
     if (cancelled_) {
@@ -113,8 +140,11 @@ private:
   }
 
   asio::steady_timer timer_;
+  std::shared_ptr<FakeHost> host_;
   FakeBuild build_;
   std::shared_ptr<FakeRun> run_;
+  std::uint64_t skip_;
+  bool detached_ = false;
   std::size_t phase_ = 0;
   std::size_t piece_ = 0;
   std::size_t output_ = 0;
@@ -132,8 +162,34 @@ void add_text(std::string& nar, std::string_view text) {
 
 } // namespace
 
-FakeExecutor::FakeExecutor(asio::any_io_executor executor, Script script)
-    : executor_(std::move(executor)), script_(std::move(script)) {}
+FakeExecutor::FakeExecutor(asio::any_io_executor executor,
+                           Script script,
+                           std::shared_ptr<FakeHost> host)
+    : executor_(std::move(executor)), script_(std::move(script)), host_(std::move(host)) {}
+
+aio::Task<std::unique_ptr<sandbox::Execution>>
+FakeExecutor::adopt(std::string id, std::size_t, std::uint64_t log_offset) {
+  if (host_->adopting_fails) {
+    throw Error(Reaction::Internal, "sandbox.spawn", "no kernel");
+  }
+  const auto found = host_->machines.find(id);
+  if (found == host_->machines.end()) {
+    co_return nullptr;
+  }
+  ++found->second->adopted;
+  co_return std::make_unique<FakeExecution>(executor_, host_, found->second, log_offset);
+}
+
+aio::Task<void> FakeExecutor::sweep(std::vector<std::string> kept) {
+  std::erase_if(host_->machines, [&](const auto& entry) {
+    const bool gone = std::find(kept.begin(), kept.end(), entry.first) == kept.end();
+    if (gone) {
+      host_->swept.push_back(entry.first);
+    }
+    return gone;
+  });
+  co_return;
+}
 
 aio::Task<std::unique_ptr<sandbox::Execution>> FakeExecutor::start(sandbox::ExecutionPlan plan) {
   auto run = std::make_shared<FakeRun>();
@@ -142,13 +198,15 @@ aio::Task<std::unique_ptr<sandbox::Execution>> FakeExecutor::start(sandbox::Exec
   for (const auto& extent : plan.disk) {
     run->disk_bytes += extent.length;
   }
-  auto build = script_(plan);
+  run->build = script_(plan);
+  run->memory_bytes = plan.memory_bytes;
   run->job = std::move(plan.job);
   runs_.push_back(run);
-  if (build.no_start) {
-    throw Error(Reaction::Internal, "sandbox.spawn", *build.no_start);
+  if (run->build.no_start) {
+    throw Error(Reaction::Internal, "sandbox.spawn", *run->build.no_start);
   }
-  co_return std::make_unique<FakeExecution>(executor_, std::move(build), std::move(run));
+  host_->machines[run->id] = run;
+  co_return std::make_unique<FakeExecution>(executor_, host_, std::move(run), 0);
 }
 
 std::string nar_of_file(std::string_view contents, bool executable) {

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstddef>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,8 +37,11 @@ struct FakeBuild {
 
 /// What the executor has been asked to do, and how it ended.
 struct FakeRun {
+  FakeBuild build;
+  unsigned adopted = 0; ///< how often
   sandbox::GuestJob job;
   std::string id;
+  std::uint64_t memory_bytes = 0;
   std::size_t extents = 0;
   std::uint64_t disk_bytes = 0;
   bool exited = false;
@@ -45,13 +49,28 @@ struct FakeRun {
   bool cancelled = false; ///< cancelled, or destroyed before it was finished
 };
 
+/// The machines of a host, which outlive the daemon that started them.
+struct FakeHost {
+  std::map<std::string, std::shared_ptr<FakeRun>> machines; ///< by plan
+  /// The daemon has been killed: what its objects do on their way out reaches no machine.
+  bool daemon_killed = false;
+  bool adopting_fails = false;
+  std::vector<std::string> swept;
+};
+
 class FakeExecutor final : public sandbox::Executor {
 public:
   using Script = std::function<FakeBuild(const sandbox::ExecutionPlan&)>;
 
-  FakeExecutor(boost::asio::any_io_executor executor, Script script);
+  FakeExecutor(boost::asio::any_io_executor executor,
+               Script script,
+               std::shared_ptr<FakeHost> host = std::make_shared<FakeHost>());
 
   aio::Task<std::unique_ptr<sandbox::Execution>> start(sandbox::ExecutionPlan plan) override;
+
+  aio::Task<std::unique_ptr<sandbox::Execution>>
+  adopt(std::string id, std::size_t outputs, std::uint64_t log_offset) override;
+  aio::Task<void> sweep(std::vector<std::string> kept) override;
 
   [[nodiscard]] std::string accelerator() const override { return "fake"; }
 
@@ -61,6 +80,7 @@ public:
 private:
   boost::asio::any_io_executor executor_;
   Script script_;
+  std::shared_ptr<FakeHost> host_;
   std::vector<std::shared_ptr<FakeRun>> runs_;
 };
 

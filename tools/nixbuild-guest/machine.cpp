@@ -131,6 +131,9 @@ void tune_kernel() {
   // Without these a builder could hard-link its inputs into its outputs.
   write_kernel_file("/proc/sys/fs/protected_hardlinks", "1");
   write_kernel_file("/proc/sys/fs/protected_symlinks", "1");
+  // A request for more memory than there is does not fail: using it does, and that is counted, so
+  // that the build can be given a larger machine.
+  write_kernel_file("/proc/sys/vm/overcommit_memory", "1");
 }
 
 std::chrono::microseconds time_since_boot() noexcept {

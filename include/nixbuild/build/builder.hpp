@@ -7,6 +7,7 @@
 #include <nixbuild/base/log.hpp>
 #include <nixbuild/build/lease_desk.hpp>
 #include <nixbuild/build/log_feed.hpp>
+#include <nixbuild/build/policy.hpp>
 #include <nixbuild/model/build.hpp>
 #include <nixbuild/model/derivation.hpp>
 #include <nixbuild/model/signature.hpp>
@@ -28,6 +29,7 @@ struct BuildRequest {
   model::StorePath derivation_path;
   model::BasicDerivation derivation;
   model::BuildOptions options;
+  std::optional<BuildPolicy> policy{}; ///< absent: that of the builder's settings
 };
 
 /// What is the same for every build of one machine.
@@ -39,10 +41,22 @@ struct BuilderSettings {
   std::uint64_t max_output_bytes = 64 * kGiB; ///< of one output's NAR
   std::chrono::seconds lost_after{300};       ///< a VM that says nothing before its builder runs
   unsigned build_cores = 1;                   ///< NIX_BUILD_CORES
-  bool allow_emulation = false; ///< software emulation even where several accounts are served
+  bool allow_emulation = false;       ///< software emulation even where several accounts are served
+  std::uint64_t max_memory_bytes = 0; ///< after running out of memory; 0: never more than at first
+  BuildPolicy policy;                 ///< of requests that bring none
 };
 
-/// Stops a build from another strand. Thread safe; survives the build.
+/// What a build is made from, held for it.
+struct BuildInputs {
+  store::Lease lease;
+  model::StorePaths closure;
+  std::optional<model::StorePath> missing; ///< an input that is not valid
+  /// Of derivation, platform, and name, NAR hash and references of every path of the closure.
+  /// Absent where an input is missing.
+  std::optional<Hash> key;
+};
+
+/// Steers a build from another strand. Thread safe; survives the build.
 class NIXBUILD_API BuildControl {
 public:
   /// The build ends soon with `build.cancelled`.
@@ -50,8 +64,21 @@ public:
 
   [[nodiscard]] bool cancelled() const noexcept { return cancelled_.load(); }
 
+  /// This daemon is about to end: from now on a failure or the destruction of the build leaves its
+  /// machine running and its record open, for the next daemon to take up.
+  void leave_running() noexcept { left_running_.store(true); }
+
+  [[nodiscard]] bool left_running() const noexcept { return left_running_.load(); }
+
+  /// Somebody who takes part does not share results with other accounts.
+  void keep_private() noexcept { private_.store(true); }
+
+  [[nodiscard]] bool is_private() const noexcept { return private_.load(); }
+
 private:
   std::atomic<bool> cancelled_{false};
+  std::atomic<bool> left_running_{false};
+  std::atomic<bool> private_{false};
 };
 
 /// Runs builds on this machine: resolves inputs, composes their disk, has the sandbox run the
@@ -75,11 +102,39 @@ public:
   /// Runs one build from beginning to end. Every failure that a client should hear of is a status
   /// in the result; an exception is a fault of this machine or a cancellation
   /// (`build.cancelled`). Log bytes go to `feed` and to the log store under the build's number,
-  /// which `on_number` is told as soon as it is known.
+  /// which `on_number` is told as soon as it is known. Lines of the builder's own begin with
+  /// `[nixbuild] `. A machine that ran out of memory or was lost is replaced, within the bounds of
+  /// the policy. `inputs` as resolve gave them; absent: resolved first.
   aio::Task<model::BuildResult> run(BuildRequest request,
                                     std::shared_ptr<LogFeed> feed,
                                     std::shared_ptr<BuildControl> control,
-                                    std::function<void(std::int64_t)> on_number);
+                                    std::function<void(std::int64_t)> on_number,
+                                    std::shared_ptr<BuildInputs> inputs = nullptr);
+
+  /// Takes up a build that an earlier daemon left open: follows the machine that still runs it, or,
+  /// where that is gone and `wanted` says so, starts a new one; else the build is recorded as
+  /// interrupted. `feed` begins where the stored log ends.
+  aio::Task<model::BuildResult> resume(store::OpenBuild open,
+                                       BuildRequest request,
+                                       std::shared_ptr<LogFeed> feed,
+                                       std::shared_ptr<BuildControl> control,
+                                       std::function<bool()> wanted,
+                                       std::shared_ptr<BuildInputs> inputs);
+
+  /// What an open build was asked to do. Errors: `build.request`, those of parse_derivation.
+  [[nodiscard]] BuildRequest request_of(const store::OpenBuild& open) const;
+  /// Leases outputs and inputs and computes the key. Blocking.
+  [[nodiscard]] std::shared_ptr<BuildInputs> resolve(const BuildRequest& request);
+  /// The result, when all outputs are valid already. Blocking.
+  [[nodiscard]] std::optional<model::BuildResult> find_valid(const BuildRequest& request);
+  /// Ends the record of a build that nobody takes up again, as a transient failure. Blocking.
+  void give_up(const store::OpenBuild& open, const std::string& why);
+
+  [[nodiscard]] const Parts& parts() const noexcept { return parts_; }
+
+  [[nodiscard]] const BuildPolicy& policy_of(const BuildRequest& request) const noexcept {
+    return request.policy ? *request.policy : settings_.policy;
+  }
 
 private:
   Parts parts_;

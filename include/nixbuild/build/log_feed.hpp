@@ -18,6 +18,11 @@ class NIXBUILD_API LogFeed {
 public:
   static constexpr std::size_t kHeldBytes = 256 * 1024;
 
+  LogFeed() = default;
+
+  /// A log of which `begin` bytes are in the log store already.
+  explicit LogFeed(std::uint64_t begin) : begin_(begin) {}
+
   void append(ByteView bytes);
   /// No more comes.
   void close();

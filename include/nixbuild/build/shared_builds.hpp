@@ -4,15 +4,20 @@
 #include <nixbuild/base/api.hpp>
 #include <nixbuild/build/builder.hpp>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <string>
+#include <vector>
 
 namespace nixbuild::build {
 
 struct SharedBuild;
 
-/// One asker's part in a build that others may share. Leaving (destroying it) before the end
-/// cancels the build when nobody else waits for it. Used from any strand, by one owner.
+/// One asker's part in a build that others may share. Leaving (destroying it) before the end leaves
+/// the build to the others; the last one leaving does with it what the askers' policies say. Used
+/// from any strand, by one owner.
 class NIXBUILD_API Attachment {
 public:
   ~Attachment();
@@ -36,15 +41,37 @@ private:
   bool joined_ = false;
 };
 
+struct SharedBuildsSettings {
+  /// How long a build that was taken up from an earlier daemon waits at least for somebody who asks
+  /// for it again: its askers have been cut off, which was not their wish.
+  std::chrono::seconds return_grace{600};
+};
+
 /// Lets equal builds of one account run once (decision D5): the first asker starts it, later ones
-/// attach and see the log from its first line, the last one leaving ends it. Thread safe.
+/// attach and see the log from its first line, and what becomes of it when the last one has left
+/// is the askers' choice. Thread safe.
 class NIXBUILD_API SharedBuilds {
 public:
   /// Both outlive it.
-  SharedBuilds(Builder& builder, aio::TaskGroup& tasks);
+  SharedBuilds(Builder& builder, aio::TaskGroup& tasks, SharedBuildsSettings settings = {});
   ~SharedBuilds();
 
-  [[nodiscard]] Attachment ask(BuildRequest request);
+  /// Attaches to the running build of the same account with the same derivation, the same input
+  /// contents and the same limits, or starts one. Looks at the database before it does.
+  aio::Task<Attachment> ask(BuildRequest request);
+  /// Attaches to a running build by its number; nothing when the account has no such one.
+  [[nodiscard]] std::optional<Attachment> attach(store::AccountId account, std::int64_t number);
+  /// Ends a running build, whoever waits for it; false when the account has no such one.
+  bool cancel(store::AccountId account, std::int64_t number);
+
+  /// Takes up what an earlier daemon left open, before anybody asks: builds whose machines may
+  /// still run go on, waiting ones are queued again where their policy keeps them, all others are
+  /// recorded as interrupted. Returns the plans of the machines that are still wanted. Blocking.
+  [[nodiscard]] std::vector<std::string> take_up();
+  /// This daemon is about to end: from now on builds are left to the next one, running or waiting,
+  /// and nobody's leaving ends one.
+  void leave_running();
+
   [[nodiscard]] std::size_t running() const;
 
 private:

@@ -81,6 +81,10 @@ public:
 
   /// Kills the VM at once; pending calls end with `sandbox.cancelled`.
   virtual void cancel() noexcept = 0;
+
+  /// Lets go of the build without ending it, where the backend can: pending calls end with
+  /// `sandbox.cancelled`, destroying the object kills nothing, and Executor::adopt finds the build.
+  virtual void detach() noexcept { cancel(); }
 };
 
 /// Starts builds on this machine. Backends: `qemu` (one runner process each), and a fake for tests.
@@ -89,6 +93,24 @@ public:
   virtual ~Executor() = default;
   /// Returns as soon as the runner has the plan. Errors: `sandbox.spawn`, `sandbox.disk`.
   virtual aio::Task<std::unique_ptr<Execution>> start(ExecutionPlan plan) = 0;
+
+  /// Takes up the running or ended build of plan `id` that an earlier daemon started, which had
+  /// `outputs` outputs: its events come again from the first phase on, its log from `log_offset`
+  /// on. Null: there is no such build any more, and nothing of it is left behind.
+  virtual aio::Task<std::unique_ptr<Execution>>
+  adopt(std::string id, std::size_t outputs, std::uint64_t log_offset) {
+    static_cast<void>(id);
+    static_cast<void>(outputs);
+    static_cast<void>(log_offset);
+    co_return nullptr;
+  }
+
+  /// Ends the builds that earlier daemons have left here, but for those of the plans `kept`, and
+  /// removes what others left behind that are gone.
+  virtual aio::Task<void> sweep(std::vector<std::string> kept) {
+    static_cast<void>(kept);
+    co_return;
+  }
 
   /// Makes sure that builds can start here and names the accelerator they will use. Errors: what
   /// keeps every build from starting (no kernel, no hypervisor).

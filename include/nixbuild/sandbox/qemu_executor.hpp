@@ -34,7 +34,10 @@ struct QemuExecutorSettings {
   std::uint32_t uid_count = 1024;   ///< machines at most; the network helpers have as many behind
   std::filesystem::path cgroup_parent;  ///< delegated cgroup v2 folder; empty: none
   std::uint64_t log_limit_bytes = kGiB; ///< a build whose log grows beyond is killed
-  std::chrono::seconds grace{600};      ///< how long a build that has ended waits for a lost daemon
+  /// How long a build that has ended holds its outputs for a daemon that comes back.
+  std::chrono::seconds grace{3600};
+  /// How long a builder runs on after its daemon has died; then the runner ends it and itself.
+  std::chrono::seconds alone{6 * 3600};
   /// How long the guest may take to boot, to mount, and between two pieces of an output; zero: 60
   /// s, 300 s under emulation.
   std::chrono::seconds guest_patience{0};

@@ -30,7 +30,7 @@
 /// on what an earlier connection had seen. Failed may come at any time and is the last word.
 namespace nixbuild::sandbox::runner {
 
-inline constexpr std::uint32_t kVersion = 1;
+inline constexpr std::uint32_t kVersion = 2;
 inline constexpr std::size_t kHeaderBytes = 5;
 /// A job holds a whole environment; everything else stays far below.
 inline constexpr std::size_t kMaxPayload = 80 * kMiB;
@@ -56,6 +56,7 @@ struct Start {
   std::uint64_t log_limit_bytes = 0;
   std::uint32_t patience_seconds = 60; ///< within which the guest must answer, by each step
   std::uint32_t grace_seconds = 600;   ///< how long a finished build waits without a daemon
+  std::uint32_t alone_seconds = 3600;  ///< how long a builder runs on without a daemon
   std::uint32_t extents = 0;           ///< how many will follow
   std::string job;                     ///< encoded for the guest
 

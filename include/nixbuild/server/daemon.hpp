@@ -52,8 +52,8 @@ public:
   Daemon(DaemonSettings settings, ExecutorFactory make_executor, Log& log);
   ~Daemon();
 
-  /// Serves until SIGTERM, SIGINT, `stop`, or the idle time; then ends sessions and builds and
-  /// returns the exit status.
+  /// Serves until SIGTERM, SIGINT, `stop`, or the idle time; then ends sessions, leaves builds to
+  /// the next daemon, and returns the exit status.
   int run();
   /// From any thread.
   void stop();

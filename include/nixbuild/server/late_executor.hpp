@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 namespace nixbuild::server {
 
@@ -20,6 +21,9 @@ public:
   LateExecutor(std::function<std::unique_ptr<sandbox::Executor>()> make, aio::BlockingPool& pool);
 
   aio::Task<std::unique_ptr<sandbox::Execution>> start(sandbox::ExecutionPlan plan) override;
+  aio::Task<std::unique_ptr<sandbox::Execution>>
+  adopt(std::string id, std::size_t outputs, std::uint64_t log_offset) override;
+  aio::Task<void> sweep(std::vector<std::string> kept) override;
   aio::Task<std::string> prepare() override;
   [[nodiscard]] std::string accelerator() const override;
 

@@ -21,6 +21,8 @@ public:
   /// no such log. An empty text: nothing more at the moment.
   virtual std::optional<std::string>
   read(std::int64_t build, std::uint64_t offset, std::size_t limit) = 0;
+  /// Bytes of a log that is not finished; 0 when there is none.
+  [[nodiscard]] virtual std::uint64_t size(std::int64_t build) = 0;
   [[nodiscard]] virtual bool finished(std::int64_t build) = 0;
 };
 

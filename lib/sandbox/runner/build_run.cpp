@@ -119,6 +119,16 @@ void BuildRun::accept_client() {
   relaying_ = false;
   wanted_output_.reset();
   client_.emplace(std::move(socket));
+  alone_until_ = Clock::time_point::max();
+}
+
+/// The daemon is gone; another one may come, but not at any time.
+void BuildRun::lose_client() {
+  client_.reset();
+  relaying_ = false;
+  if (start_) {
+    alone_until_ = Clock::now() + std::chrono::seconds(start_->alone_seconds);
+  }
 }
 
 void BuildRun::serve_client() {
@@ -135,15 +145,13 @@ void BuildRun::serve_client() {
   } catch (const Error& error) {
     if (machine_) {
       // A confused daemon is no reason to lose the build: another one may attach.
-      client_.reset();
-      relaying_ = false;
+      lose_client();
       return;
     }
     throw;
   }
   if (client_ && client_->closed()) {
-    client_.reset();
-    relaying_ = false;
+    lose_client();
     wanted_output_.reset();
     if (!start_ || !machine_ || failure_ || finishing_) {
       done_ = true; // nothing that another daemon could collect
@@ -453,6 +461,13 @@ void BuildRun::fail(std::string code, std::string message) {
 }
 
 void BuildRun::check_deadlines() {
+  if (Clock::now() >= alone_until_) {
+    constexpr std::string_view words = "no daemon came back: ending\n";
+    [[maybe_unused]] const auto put = ::write(STDERR_FILENO, words.data(), words.size());
+    status_ = 1;
+    done_ = true;
+    return;
+  }
   if (Clock::now() < deadline_) {
     return;
   }
@@ -476,11 +491,12 @@ void BuildRun::check_deadlines() {
 }
 
 int BuildRun::wait_milliseconds() const {
-  if (deadline_ == Clock::time_point::max()) {
+  const auto next = std::min(deadline_, alone_until_);
+  if (next == Clock::time_point::max()) {
     return -1;
   }
   const auto left =
-      std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now()).count();
+      std::chrono::duration_cast<std::chrono::milliseconds>(next - Clock::now()).count();
   return static_cast<int>(std::clamp<std::int64_t>(left + 1, 0, 3'600'000));
 }
 

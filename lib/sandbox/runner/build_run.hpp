@@ -66,6 +66,7 @@ private:
   void fail(std::string code, std::string message);
   void extend_patience();
   void wait_for_daemon();
+  void lose_client();
   void check_deadlines();
   [[nodiscard]] int wait_milliseconds() const;
   [[nodiscard]] bool wants_log() const;
@@ -100,6 +101,7 @@ private:
   bool done_ = false;
   int status_ = 0;
   Clock::time_point deadline_ = Clock::time_point::max();
+  Clock::time_point alone_until_ = Clock::time_point::max(); ///< set while there is no daemon
 };
 
 } // namespace nixbuild::sandbox::runner

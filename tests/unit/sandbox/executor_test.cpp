@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
 
 using namespace nixbuild;
 using namespace nixbuild::sandbox;
@@ -313,5 +314,95 @@ TEST_CASE("executor: another daemon attaches, gets log, exit and outputs again",
       break;
     }
   }
+  CHECK(eventually([&] { return nothing_left(folder.path() / "run"); }));
+}
+
+namespace {
+
+/// What is done with a build that another daemon has started.
+aio::Task<void> adopt_and_collect(Executor& executor, std::uint64_t log_offset, Record& record) {
+  auto execution = co_await executor.adopt("test-1", 1, log_offset);
+  REQUIRE(execution);
+  record = co_await follow(*execution);
+  const auto output = co_await collect(*execution, 0);
+  CHECK(output.size() == 300'000);
+  co_await execution->finish();
+}
+
+aio::Task<void> adopt_nothing(Executor& executor, std::string id) {
+  const auto execution = co_await executor.adopt(std::move(id), 1, 0);
+  CHECK_FALSE(execution);
+}
+
+aio::Task<void> start_and_detach(Executor& executor, ExecutionPlan plan) {
+  const auto execution = co_await executor.start(std::move(plan));
+  execution->detach();
+  try {
+    co_await execution->next_event();
+    FAIL("still attached");
+  } catch (const Error& error) {
+    CHECK(error.code() == "sandbox.cancelled");
+  }
+}
+
+aio::Task<void> sweep(Executor& executor, std::vector<std::string> kept) {
+  co_await executor.sweep(std::move(kept));
+}
+
+} // namespace
+
+TEST_CASE("executor: a detached build is adopted by another daemon, any number of times",
+          "[sandbox]") {
+  const ScratchFolder folder;
+  asio::io_context io;
+  {
+    auto settings = fake_settings(folder, "good");
+    settings.grace = std::chrono::seconds(60);
+    const auto executor = make_qemu_executor(io.get_executor(), std::move(settings));
+    run_on(io, start_and_detach(*executor, small_plan(folder, {"out"})));
+  }
+  const auto executor = make_qemu_executor(io.get_executor(), fake_settings(folder, "good"));
+  run_on(io, sweep(*executor, {"test-1"}));
+  Record record;
+  run_on(io, adopt_and_collect(*executor, 4, record));
+  CHECK(record.log == "builder is /bin/sh\n");
+  CHECK(record.phases.size() == 6);
+  CHECK(record.exit.code == 7);
+  CHECK(eventually([&] { return nothing_left(folder.path() / "run"); }));
+  run_on(io, adopt_nothing(*executor, "test-1"));
+}
+
+TEST_CASE("executor: what earlier daemons left behind and nobody wants is removed", "[sandbox]") {
+  const ScratchFolder folder;
+  asio::io_context io;
+  {
+    const auto executor = make_qemu_executor(io.get_executor(), fake_settings(folder, "silent"));
+    run_on(io, start_and_detach(*executor, small_plan(folder, {"out"})));
+  }
+  fs::create_directory(folder.path() / "run/5-1");
+  std::ofstream(folder.path() / "run/5-1/log") << "old";
+  fs::create_directory(folder.path() / "run/6-1");
+  const auto executor = make_qemu_executor(io.get_executor(), fake_settings(folder, "silent"));
+  fs::create_directory(folder.path() / "run/7-1"); // of this daemon
+  run_on(io, sweep(*executor, {"6-1"}));
+  CHECK_FALSE(fs::exists(folder.path() / "run/5-1"));
+  CHECK(fs::exists(folder.path() / "run/6-1"));
+  CHECK(fs::exists(folder.path() / "run/7-1"));
+  CHECK(eventually([&] { return !fs::exists(folder.path() / "run/test-1"); }));
+  // Kept, but its runner is gone: adopting it says so and clears it away.
+  run_on(io, adopt_nothing(*executor, "6-1"));
+  CHECK_FALSE(fs::exists(folder.path() / "run/6-1"));
+  CHECK(code_of(io, adopt_nothing(*executor, "../x")) == "sandbox.spawn");
+}
+
+TEST_CASE("executor: a runner whose daemon never comes back ends by itself", "[sandbox]") {
+  const ScratchFolder folder;
+  asio::io_context io;
+  auto settings = fake_settings(folder, "silent");
+  settings.guest_patience = std::chrono::seconds(600);
+  settings.alone = std::chrono::seconds(1);
+  const auto executor = make_qemu_executor(io.get_executor(), std::move(settings));
+  run_on(io, start_and_detach(*executor, small_plan(folder, {"out"})));
+  CHECK(fs::exists(folder.path() / "run/test-1"));
   CHECK(eventually([&] { return nothing_left(folder.path() / "run"); }));
 }

@@ -193,6 +193,7 @@ TEST_CASE("logs: grow, are read at any offset, and stay when finished", "[store]
   const bool files = GENERATE(false, true);
   auto logs = files ? open_file_logs(dir.path()) : make_memory_logs();
   CHECK_FALSE(logs->read(1, 0, 100));
+  CHECK(logs->size(1) == 0);
   logs->append(1, bytes_of("first "));
   logs->append(1, bytes_of("second"));
   CHECK(logs->read(1, 0, 100) == "first second");
@@ -211,6 +212,7 @@ TEST_CASE("logs: grow, are read at any offset, and stay when finished", "[store]
       logs->finish(2);
     }
     CHECK(logs->finished(2) == finished);
+    CHECK(logs->size(2) == (finished ? 0 : text.size()));
     std::string whole;
     for (;;) {
       const auto part = logs->read(2, whole.size(), 100'000);

@@ -1,0 +1,202 @@
+#include "attempt.hpp"
+
+#include <nixbuild/base/error.hpp>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace nixbuild::build {
+
+using std::chrono::microseconds;
+
+namespace {
+
+/// Capacity for a machine that runs already: it does not wait for it, but others shall.
+aio::Task<void>
+hold_capacity(LeaseDesk* desk, scheduler::LeaseRequest wanted, std::shared_ptr<Watch> watch) {
+  try {
+    std::function<bool()> give_up = [watch] {
+      return watch->ended;
+    };
+    const auto lease = co_await desk->acquire(std::move(wanted), std::move(give_up));
+    while (!watch->ended) {
+      const auto seen = watch->end.count();
+      co_await watch->end.wait(seen, std::chrono::seconds(1));
+    }
+  } catch (const Error&) {
+    // Refused (the machine has become smaller) or over: it runs without.
+  }
+}
+
+} // namespace
+
+/// Takes up the machine that an earlier daemon started; false when it is gone.
+aio::Task<bool> Attempt::adopt(const store::OpenBuild& open) {
+  if (open.plan.empty()) {
+    co_return false;
+  }
+  const std::uint64_t told = record_.log_bytes - std::min(record_.log_bytes, open.log_base);
+  std::string plan = open.plan;
+  try {
+    execution_ = co_await parts_.executor.adopt(std::move(plan), output_names_.size(), told);
+  } catch (...) {
+    // Nobody knows what became of it: a later daemon may have more luck.
+    left_open_ = true;
+    throw;
+  }
+  if (!execution_) {
+    co_return false;
+  }
+  adopted_ = true;
+  builder_log_bytes_ = told;
+  fresh_line_ = false;
+  co_await watch();
+  scheduler::LeaseRequest wanted;
+  wanted.capacity.cpus = record_.cpus;
+  wanted.capacity.memory_bytes = record_.memory_bytes;
+  wanted.platform = request_.derivation.platform;
+  auto holding = hold_capacity(&parts_.leases, std::move(wanted), watch_);
+  boost::asio::co_spawn(
+      co_await boost::asio::this_coro::executor, std::move(holding), boost::asio::detached);
+  co_return true;
+}
+
+/// Machine after machine until one brings the build to its end.
+aio::Task<model::BuildResult> Attempt::build() {
+  for (;;) {
+    const auto round = co_await use_machine();
+    if (round == Round::Done) {
+      break;
+    }
+    watch_->ended = true;
+    watch_->end.notify();
+    watch_->execution = nullptr;
+    execution_->cancel();
+    execution_.reset();
+    adopted_ = false;
+    machine_ = ComputeLease();
+    phases_.clear();
+    if (control_->cancelled() || control_->left_running()) {
+      throw_stopped();
+    }
+    const auto had = record_.memory_bytes >> 20;
+    prepare_again(round);
+    auto line =
+        round == Round::OutOfMemory
+            ? fmt::format("out of memory with {} MiB: starting again with {} MiB",
+                          had,
+                          record_.memory_bytes >> 20)
+            : fmt::format("the machine was lost: starting again on another one ({})", lost_why_);
+    std::replace(line.begin(), line.end(), '\n', ' ');
+    co_await say(std::move(line));
+  }
+  model::BuildResult result = success(model::BuildStatus::Built);
+  result.times_built = 1;
+  result.cpu_user = exit_.cpu_user;
+  result.cpu_system = exit_.cpu_system;
+  co_return result;
+}
+
+std::uint64_t Attempt::memory_bound() const {
+  return policy_.max_memory_bytes == 0
+             ? settings_.max_memory_bytes
+             : std::min(policy_.max_memory_bytes, settings_.max_memory_bytes);
+}
+
+/// Sizes the next machine, or ends the build where there may be none.
+void Attempt::prepare_again(Round round) {
+  if (round == Round::OutOfMemory) {
+    record_.memory_bytes = std::min(2 * record_.memory_bytes, memory_bound());
+    return;
+  }
+  if (lost_++ >= policy_.max_restarts) {
+    throw BuildFailure(model::BuildStatus::TransientFailure,
+                       fmt::format("the virtual machine of '{}' was lost {}: {}",
+                                   drv_text_,
+                                   lost_ == 1 ? "once" : fmt::format("{} times", lost_),
+                                   lost_why_));
+  }
+}
+
+aio::Task<Attempt::Round> Attempt::use_machine() {
+  if (!execution_) {
+    machine_ = co_await lease_machine();
+    co_await choose_accelerator();
+    if (waited_ || record_.attempt > 0) {
+      auto line = fmt::format("building with {} {} and {} MiB of memory ({})",
+                              record_.cpus,
+                              record_.cpus == 1 ? "cpu" : "cpus",
+                              record_.memory_bytes >> 20,
+                              record_.accelerator);
+      co_await say(std::move(line));
+    }
+    record_.started_us = now_us();
+    co_await start();
+  }
+  co_return co_await follow_to_the_end();
+}
+
+aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
+  std::exception_ptr fault;
+  try {
+    exit_ = co_await follow();
+    record_.peak_memory_bytes = std::max(record_.peak_memory_bytes, exit_.peak_memory_bytes);
+    record_.cpu_us += static_cast<std::uint64_t>((exit_.cpu_user + exit_.cpu_system).count());
+    if (watch_->reason != Stop::None) {
+      throw_stopped();
+    }
+    const bool out_of_memory = exit_.end == sandbox::GuestEnd::OutOfMemory;
+    if (out_of_memory && record_.memory_bytes < memory_bound()) {
+      co_return Round::OutOfMemory;
+    }
+    // A fixed-output build fails by its network more often than by itself.
+    repeatable_ = exit_.code != 0 && !out_of_memory &&
+                  exit_.end != sandbox::GuestEnd::SetupFailed &&
+                  model::derivation_kind(request_.derivation) != model::OutputKind::Fixed;
+    judge(exit_);
+    co_await collect();
+    repeatable_ = true;
+    co_return Round::Done;
+  } catch (const Error& error) {
+    const bool lost = watch_->reason == Stop::None && error.code() == "sandbox.lost";
+    if (!lost && watch_->reason != Stop::Lost) {
+      throw;
+    }
+    lost_why_ = error.message();
+  }
+  if (watch_->reason == Stop::Lost) {
+    lost_why_ = fmt::format("it did not answer for {} seconds", settings_.lost_after.count());
+  }
+  co_return Round::Lost;
+}
+
+aio::Task<sandbox::GuestExit> Attempt::follow() {
+  const auto base = phases_.empty() ? microseconds{0} : phases_.back().second;
+  for (;;) {
+    sandbox::ExecutionEvent event = co_await execution_->next_event();
+    if (auto* chunk = std::get_if<sandbox::LogChunk>(&event)) {
+      std::string bytes = std::move(chunk->bytes);
+      co_await take_log(std::move(bytes));
+    } else if (auto* phase = std::get_if<sandbox::PhaseBegan>(&event)) {
+      note_phase(phase->phase, base + phase->since_start);
+      watch_->last_output = parts_.clock.monotonic();
+      if (phase->phase == "build") {
+        watch_->builder_running = true;
+        // An adopted builder has been running: its time began with its machine.
+        const microseconds running(std::max<std::int64_t>(now_us() - record_.started_us, 0));
+        watch_->started = adopted_ ? watch_->last_output - running : watch_->last_output;
+      }
+    } else {
+      watch_->builder_running = false;
+      watch_->last_output = parts_.clock.monotonic();
+      co_return std::get<sandbox::BuilderExited>(std::move(event)).exit;
+    }
+  }
+}
+
+} // namespace nixbuild::build

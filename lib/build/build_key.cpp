@@ -1,0 +1,87 @@
+#include "steps.hpp"
+
+#include <set>
+#include <string_view>
+
+namespace nixbuild::build {
+
+namespace {
+
+void put(Hasher& hasher, std::uint64_t number) {
+  std::array<std::uint8_t, 8> bytes{};
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    bytes[i] = static_cast<std::uint8_t>(number >> (8 * i) & 0xff);
+  }
+  hasher.update(bytes);
+}
+
+/// With its length before it, so that no two lists of texts give the same bytes.
+void put(Hasher& hasher, std::string_view text) {
+  put(hasher, std::uint64_t{text.size()});
+  hasher.update(bytes_of(text));
+}
+
+} // namespace
+
+std::optional<Hash> build_key(store::MetadataDb& db,
+                              const model::StoreDir& dir,
+                              const BuildRequest& request,
+                              const model::StorePaths& closure) {
+  Hasher hasher(HashAlgorithm::Sha256);
+  put(hasher, "nixbuild build key 1");
+  put(hasher, dir.text());
+  put(hasher, derivation_text(dir, request.derivation));
+  put(hasher, std::uint64_t{closure.size()});
+  std::size_t found = 0;
+  auto add = [&](const model::PathInfo& info) {
+    ++found;
+    put(hasher, info.path.base_name());
+    hasher.update(info.nar_hash.bytes());
+    put(hasher, info.nar_size);
+    put(hasher, std::uint64_t{info.references.size()});
+    for (const auto& reference : info.references) {
+      put(hasher, reference.base_name());
+    }
+  };
+  db.path_infos(request.account, closure, add);
+  // A path that went away since the closure was taken: there is nothing to compare.
+  return found == closure.size() ? std::optional(hasher.finish()) : std::nullopt;
+}
+
+std::shared_ptr<BuildInputs> resolve(store::Store& store, const BuildRequest& request) {
+  auto inputs = std::make_shared<BuildInputs>();
+  inputs->lease = store.lease(request.account);
+  for (const auto& [name, output] : request.derivation.outputs) {
+    if (output.path) {
+      inputs->lease.add(*output.path);
+    }
+  }
+  const auto& sources = request.derivation.input_sources;
+  inputs->lease.add(sources);
+  auto& db = store.db();
+  const auto valid = db.valid_paths(request.account, sources);
+  const std::set<model::StorePath> known(valid.begin(), valid.end());
+  for (const auto& path : sources) {
+    if (!known.contains(path)) {
+      inputs->missing = path;
+      return inputs;
+    }
+  }
+  inputs->closure = db.closure(request.account, sources);
+  inputs->lease.add(inputs->closure);
+  inputs->key = build_key(db, store.dir(), request, inputs->closure);
+  return inputs;
+}
+
+Hash share_key(const Hash& key, const BuildRequest& request) {
+  Hasher hasher(HashAlgorithm::Sha256);
+  hasher.update(key.bytes());
+  put(hasher, static_cast<std::uint64_t>(request.account.value));
+  put(hasher, request.derivation_path.base_name());
+  put(hasher, static_cast<std::uint64_t>(request.options.timeout.count()));
+  put(hasher, static_cast<std::uint64_t>(request.options.max_silent_time.count()));
+  put(hasher, request.options.max_log_bytes.value_or(0));
+  return hasher.finish();
+}
+
+} // namespace nixbuild::build

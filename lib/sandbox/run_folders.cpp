@@ -1,0 +1,74 @@
+#include "sandbox/run_folders.hpp"
+
+#include <nixbuild/sandbox/runner_protocol.hpp>
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+
+namespace nixbuild::sandbox {
+
+namespace fs = std::filesystem;
+
+bool is_plan_id(std::string_view text) noexcept {
+  return !text.empty() && text.size() <= 64 && std::all_of(text.begin(), text.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-';
+  });
+}
+
+std::vector<std::string> plans_in(const fs::path& run_directory) {
+  std::vector<std::string> plans;
+  std::error_code ignored;
+  for (const auto& entry : fs::directory_iterator(run_directory, ignored)) {
+    auto name = entry.path().filename().string();
+    if (entry.is_directory(ignored) && is_plan_id(name)) {
+      plans.push_back(std::move(name));
+    }
+  }
+  std::sort(plans.begin(), plans.end());
+  return plans;
+}
+
+UniqueFd connect_to_runner(const fs::path& folder) {
+  const UniqueFd directory(::open(folder.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  if (!directory || !socket) {
+    return {};
+  }
+  // A socket's address has room for 107 characters, the folder's path may be longer.
+  const auto name = fmt::format("/proc/self/fd/{}/runner.sock", directory.get());
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  std::memcpy(address.sun_path, name.c_str(), name.size() + 1);
+  if (::connect(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0) {
+    return {};
+  }
+  return socket;
+}
+
+void end_runner(const UniqueFd& socket) noexcept {
+  try {
+    const auto frame = runner::encode(runner::Kill{});
+    [[maybe_unused]] const auto sent =
+        ::send(socket.get(), frame.data(), frame.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+  } catch (...) {
+    // Then it ends by itself, later.
+  }
+}
+
+void remove_left_behind(const fs::path& folder, const fs::path& cgroup) {
+  std::error_code ignored;
+  fs::remove_all(folder, ignored);
+  if (cgroup.has_parent_path() && fs::exists(cgroup, ignored)) {
+    std::ofstream(cgroup / "cgroup.kill") << "1";
+    fs::remove(cgroup, ignored);
+  }
+}
+
+} // namespace nixbuild::sandbox

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <nixbuild/base/descriptor.hpp>
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+#include <vector>
+
+/// The folders of runners, one a plan, as a daemon finds them that did not start them.
+namespace nixbuild::sandbox {
+
+/// `[0-9a-zA-Z-]{1,64}`
+[[nodiscard]] bool is_plan_id(std::string_view text) noexcept;
+
+/// The plans that have a folder in `run_directory`.
+[[nodiscard]] std::vector<std::string> plans_in(const std::filesystem::path& run_directory);
+
+/// A connection to the runner of that folder, or none: it is gone.
+[[nodiscard]] UniqueFd connect_to_runner(const std::filesystem::path& folder);
+
+/// Tells a runner to end its build and itself.
+void end_runner(const UniqueFd& socket) noexcept;
+
+/// Removes the folder of a runner that is gone, and the control group of its emulator with what is
+/// still in it. What cannot be removed stays.
+void remove_left_behind(const std::filesystem::path& folder, const std::filesystem::path& cgroup);
+
+} // namespace nixbuild::sandbox

@@ -1,0 +1,131 @@
+#include "build_rig.hpp"
+
+#include <catch2/catch.hpp>
+
+using namespace nixbuild;
+using namespace nixbuild::tests;
+using model::BuildStatus;
+
+namespace {
+
+/// Runs out of memory below `needed`.
+FakeExecutor::Script hungry(std::uint64_t needed) {
+  return [needed](const sandbox::ExecutionPlan& plan) {
+    FakeBuild build;
+    build.log.push_back({"working"});
+    if (plan.memory_bytes < needed) {
+      build.exit.end = sandbox::GuestEnd::OutOfMemory;
+      build.exit.code = 9;
+      build.exit.peak_memory_bytes = plan.memory_bytes;
+    } else {
+      build.nars.push_back(nar_of_file("made"));
+    }
+    return build;
+  };
+}
+
+/// The machine dies this many times.
+FakeExecutor::Script dying(unsigned times) {
+  auto left = std::make_shared<unsigned>(times);
+  return [left](const sandbox::ExecutionPlan&) {
+    FakeBuild build;
+    build.log.push_back({"working\n"});
+    build.nars.push_back(nar_of_file("made"));
+    if (*left > 0) {
+      --*left;
+      build.lost = "it went\ndown";
+    }
+    return build;
+  };
+}
+
+build::BuilderSettings up_to(std::uint64_t bytes) {
+  build::BuilderSettings settings;
+  settings.memory_bytes = kGiB;
+  settings.max_memory_bytes = bytes;
+  return settings;
+}
+
+} // namespace
+
+TEST_CASE("restarts: out of memory, a larger machine takes over and the log says so", "[build]") {
+  World world;
+  Daemon daemon(world, hungry(3 * kGiB), up_to(3 * kGiB));
+  const auto asker = daemon.complete(request_for(world.alice, "x"));
+  CHECK(asker->result().status == BuildStatus::Built);
+  CHECK(asker->log() == "working\n"
+                        "[nixbuild] out of memory with 1024 MiB: starting again with 2048 MiB\n"
+                        "[nixbuild] building with 1 cpu and 2048 MiB of memory (fake)\n"
+                        "working\n"
+                        "[nixbuild] out of memory with 2048 MiB: starting again with 3072 MiB\n"
+                        "[nixbuild] building with 1 cpu and 3072 MiB of memory (fake)\n"
+                        "working");
+  REQUIRE(daemon.executor.runs().size() == 3);
+  CHECK(daemon.executor.runs()[0]->id == "1-1");
+  CHECK(daemon.executor.runs()[2]->id == "1-3");
+  const auto record = world.db->build(world.alice, 1);
+  REQUIRE(record);
+  CHECK(record->attempt == 3);
+  CHECK(record->memory_bytes == 3 * kGiB);
+  CHECK(record->peak_memory_bytes == 2 * kGiB);
+  CHECK(record->log_bytes == asker->log().size());
+}
+
+TEST_CASE("restarts: at the largest size out of memory is told, and never reused", "[build]") {
+  World world;
+  Daemon daemon(world, hungry(64 * kGiB), up_to(2 * kGiB));
+  auto request = request_for(world.alice, "x");
+  request.policy->reuse_failures = true;
+  for (unsigned round = 1; round <= 2; ++round) {
+    const auto asker = daemon.complete(request);
+    CHECK(asker->result().status == BuildStatus::PermanentFailure);
+    CHECK(asker->result().error.find("ran out of memory: its machine has 2048 MiB") !=
+          std::string::npos);
+    CHECK(daemon.executor.runs().size() == 2 * round);
+  }
+}
+
+TEST_CASE("restarts: the asker's policy bounds the memory, too", "[build]") {
+  World world;
+  Daemon daemon(world, hungry(3 * kGiB), up_to(4 * kGiB));
+  auto request = request_for(world.alice, "x");
+  request.policy->max_memory_bytes = kGiB + 512 * kMiB;
+  const auto asker = daemon.complete(request);
+  CHECK(asker->result().error.find("its machine has 1536 MiB") != std::string::npos);
+}
+
+TEST_CASE("restarts: a lost machine is replaced", "[build]") {
+  World world;
+  Daemon daemon(world, dying(2));
+  const auto asker = daemon.complete(request_for(world.alice, "x"));
+  CHECK(asker->result().status == BuildStatus::Built);
+  CHECK(asker->log().find("working\n[nixbuild] the machine was lost: starting again on another one "
+                          "(it went down)\n[nixbuild] building with") == 0);
+  CHECK(daemon.executor.runs().size() == 3);
+  CHECK(world.db->build(world.alice, 1)->attempt == 3);
+}
+
+TEST_CASE("restarts: machines are lost only so often, and that is not reused", "[build]") {
+  World world;
+  Daemon daemon(world, dying(4));
+  auto request = request_for(world.alice, "x");
+  request.policy->reuse_failures = true;
+  request.policy->max_restarts = 1;
+  const auto asker = daemon.complete(request);
+  CHECK(asker->result().status == BuildStatus::TransientFailure);
+  CHECK(asker->result().error.find("was lost 2 times: it went\ndown") != std::string::npos);
+  CHECK(daemon.executor.runs().size() == 2);
+  request.policy->max_restarts = 2;
+  CHECK(daemon.complete(request)->result().status == BuildStatus::Built);
+}
+
+TEST_CASE("restarts: leaving between two machines ends the build", "[build]") {
+  World world;
+  Daemon daemon(world, dying(1'000'000));
+  auto request = request_for(world.alice, "x");
+  request.policy->max_restarts = 1'000'000;
+  const auto asker = daemon.ask(request);
+  REQUIRE(eventually([&] { return daemon.world.db->build(world.alice, 1)->attempt > 3; }));
+  asker->leave();
+  CHECK(eventually([&] { return daemon.builds.running() == 0; }));
+}
