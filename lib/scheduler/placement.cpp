@@ -74,6 +74,7 @@ Scheduler::State::class_of(Pool& pool, Needs& wanted, unsigned cpus, std::uint64
     fresh->memory_bytes = memory_bytes;
     ++wanted.users;
     known = fresh.get();
+    pool.list(*known);
     pool.classes.emplace(fresh->serial, std::move(fresh));
   }
   return *known;
@@ -81,6 +82,7 @@ Scheduler::State::class_of(Pool& pool, Needs& wanted, unsigned cpus, std::uint64
 
 void Scheduler::State::drop_class(Pool& pool, SizeClass& size) {
   auto& wanted = *size.needs;
+  pool.unlist(size);
   sizes.erase({&pool, &wanted, size.cpus, size.memory_bytes});
   pool.classes.erase(size.serial);
   drop_needs(wanted);
@@ -245,14 +247,17 @@ std::uint32_t Scheduler::State::best_node(const SizeClass& size, const std::stri
 
 void Scheduler::State::open_for(std::uint32_t node) {
   for (auto& [name, pool] : pools) {
-    for (auto& [serial, size] : pool->classes) {
-      if (!size->open) {
-        if (fits(*size, node)) {
-          size->open = true;
-          size->hint = node;
-        }
-      } else if (size->hint != kNoNode && size->hint != node && fits(*size, node)) {
+    for (SizeClass* size : pool->lists[1]) {
+      if (size->hint != kNoNode && size->hint != node && fits(*size, node)) {
         size->hint = kNoNode;
+      }
+    }
+    auto& closed = pool->lists[0];
+    for (std::size_t i = closed.size(); i-- > 0;) { // the last one takes a vacant place
+      SizeClass& size = *closed[i];
+      if (fits(size, node)) {
+        size.hint = node;
+        pool->set_open(size, true);
       }
     }
   }

@@ -77,6 +77,7 @@ struct SizeClass {
   bool open = true; ///< a node may have room
   /// The only node that may have room, or kNoNode: any may.
   std::uint32_t hint = kNoNode;
+  std::size_t place = 0;   ///< in the pool's list of open or of closed sizes
   std::set<ByPass> shares; ///< that wait for it and may start one by their quota
 };
 
@@ -110,6 +111,26 @@ struct Pool {
   double virtual_time = 0;
   std::set<ByPass> order; ///< shares that have something to start and hold no reservation
   std::map<std::uint64_t, std::unique_ptr<SizeClass>> classes;
+  std::vector<SizeClass*> lists[2]; ///< the same: closed ones, open ones; in no order
+
+  void list(SizeClass& size) {
+    auto& list = lists[size.open ? 1 : 0];
+    size.place = list.size();
+    list.push_back(&size);
+  }
+
+  void unlist(SizeClass& size) {
+    auto& list = lists[size.open ? 1 : 0];
+    list[size.place] = list.back();
+    list[size.place]->place = size.place;
+    list.pop_back();
+  }
+
+  void set_open(SizeClass& size, bool open) {
+    unlist(size);
+    size.open = open;
+    list(size);
+  }
 };
 
 /// One account in one pool.

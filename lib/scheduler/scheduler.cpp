@@ -161,9 +161,8 @@ void Scheduler::State::start(Build& build, std::uint32_t node) {
 bool Scheduler::State::dispatch_one(Pool& pool) {
   for (;;) {
     const ByPass* best = nullptr;
-    for (const auto& [serial, size] : pool.classes) {
-      if (size->open && !size->shares.empty() &&
-          (best == nullptr || *size->shares.begin() < *best)) {
+    for (const SizeClass* size : pool.lists[1]) {
+      if (!size->shares.empty() && (best == nullptr || *size->shares.begin() < *best)) {
         best = &*size->shares.begin();
       }
     }
@@ -174,7 +173,7 @@ bool Scheduler::State::dispatch_one(Pool& pool) {
     auto& size = *build->size_class;
     const auto node = best_node(size, build->avoid);
     if (node == kNoNode) {
-      size.open = false;
+      pool.set_open(size, false);
       size.hint = kNoNode;
       continue;
     }
