@@ -103,8 +103,11 @@ void Scheduler::State::adopt(Build& build, const RunningAttempt& running) {
 
 void Scheduler::State::start(Build& build, std::uint32_t node) {
   auto& share = *build.share;
-  const Build* const by_quota = choose(share, false, false);
   Build* const by_room = choose(share, false, true);
+  const bool all_allowed = std::all_of(share.classes.begin(),
+                                       share.classes.end(),
+                                       [](const auto& of) { return of.second->eligible; });
+  const Build* const by_quota = all_allowed ? by_room : choose(share, false, false);
   count_turns(build, by_room, node);
   if (by_quota == &build) {
     share.quota_overtaken = 0;
@@ -136,14 +139,16 @@ void Scheduler::State::start(Build& build, std::uint32_t node) {
       continue;
     }
     auto& front = *pool->order.begin()->owner;
+    if (&front == &share) {
+      continue; // counted above
+    }
     Build* const first = choose(front, false, true);
     if (first == nullptr) {
       continue;
     }
     const auto& spec = nodes[node].spec;
-    if (&front != &share && first->needs->offered[rooms[node].kind] != 0 &&
-        first->size.cpus <= spec.cpus && first->size.memory_bytes <= spec.memory_bytes &&
-        !first->size_class->open) {
+    if (first->needs->offered[rooms[node].kind] != 0 && first->size.cpus <= spec.cpus &&
+        first->size.memory_bytes <= spec.memory_bytes && !first->size_class->open) {
       ++front.overtaken;
     }
     if (front.overtaken >= settings.overtakes && !first->size_class->open) {
