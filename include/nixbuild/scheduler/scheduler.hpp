@@ -50,6 +50,9 @@
 ///   `(W - w) / w + (n - 1)` starts, with n accounts waiting of total weight W, if none of them had
 ///   been held back.
 ///
+/// A build for which a node was reserved (below) starts out of turn, so it comes on top: at most
+/// one of each account at a time.
+///
 /// Argument: j is served while its pass is the least, so at most as long as it is not above i's; it
 /// starts not below `V - credit / w_j`, and each start moves it by its charge over w_j. V only
 /// grows, and i's own pass does not grow while it waits.
@@ -192,7 +195,8 @@ public:
   Scheduler& operator=(Scheduler&&) noexcept;
 
   /// Takes builds, a whole graph at once if known. What can never run ends as Refused at once (and
-  /// its dependants with it); that is a decision, not an error. Errors, and then nothing of the
+  /// its dependants with it); that is a decision, not an error. Nodes are therefore named first,
+  /// unless `wait_for_nodes`. Errors, and then nothing of the
   /// list is taken: `scheduler.duplicate-build` (Reject), `scheduler.cycle` (Reject; names a build
   /// of it), `scheduler.full` (Busy).
   void submit(std::vector<BuildRequest> builds, MonotonicTime now);

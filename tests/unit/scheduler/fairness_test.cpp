@@ -64,6 +64,8 @@ TEST_CASE("scheduler: no account waits longer than the stated bound", "[schedule
         const auto seconds = 10 + random() % 300;
         builds[++next] = {i, static_cast<double>(seconds)};
         list.push_back(sized(next, policy.account, 1, std::chrono::seconds(seconds)));
+        // Different sizes, of which no account has one for itself, all charged as one slot.
+        list.back().bounds.default_memory_per_cpu = (1 + random() % 4) * kGiB;
       }
     }
     std::shuffle(list.begin(), list.end(), random);

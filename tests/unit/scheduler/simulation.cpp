@@ -264,6 +264,14 @@ void World::restart_scheduler() {
 }
 
 void World::trouble() {
+  const auto asked = 1 + roll(database.size());
+  const auto why = scheduler.explain(asked, now);
+  const auto& stored = database.at(asked);
+  if (why.has_value() != (stored.request.submitted && !stored.over)) {
+    broken(fmt::format("build {} is known to one side only", asked));
+  } else if (why && (why->detail.empty() || why->node.empty() == running.contains(asked))) {
+    broken(fmt::format("build {} is explained wrongly: {}", asked, why->detail));
+  }
   const auto what = roll(6);
   if (what == 0 && present.size() > 1) {
     auto victim = present.begin();

@@ -11,7 +11,7 @@ TEST_CASE("scheduler: keeps its promises in thousands of simulated lives",
           "[scheduler][property]") {
   const char* const first = std::getenv("NIXBUILD_TEST_SEED");
   const std::uint64_t begin = first == nullptr ? 1 : std::strtoull(first, nullptr, 10);
-  const std::uint64_t count = first == nullptr ? 2000 : 1;
+  const std::uint64_t count = first == nullptr ? 4000 : 1;
   std::map<Verdict, std::size_t> verdicts;
   std::size_t restarts = 0;
   for (std::uint64_t seed = begin; seed < begin + count; ++seed) {
@@ -35,6 +35,19 @@ TEST_CASE("scheduler: keeps its promises in thousands of simulated lives",
 }
 
 // Run by hand: unit-scheduler "[.full]" -s
+TEST_CASE("scheduler: 2,000 derivations with every kind of trouble", "[.full]") {
+  for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+    simulated::Shape shape;
+    shape.seed = seed;
+    shape.builds = 2000;
+    shape.accounts = 20;
+    shape.nodes = 12;
+    const auto report = simulated::run(shape);
+    INFO("seed " << seed);
+    REQUIRE(report.broken == "");
+  }
+}
+
 TEST_CASE("scheduler: 50,000 derivations of 200 accounts on 500 nodes", "[.full]") {
   simulated::Shape shape;
   shape.seed = 1;
