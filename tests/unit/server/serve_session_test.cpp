@@ -380,8 +380,8 @@ TEST_CASE("serve session: each way a build can fail has Nix's status and names t
        "more than 1000 bytes of log"},
       {[](auto& b) { b.lost = "the machine is gone"; },
        nothing,
-       model::BuildStatus::MiscFailure,
-       "the machine is gone"},
+       model::BuildStatus::TransientFailure,
+       "was lost 3 times: the machine is gone"},
   };
   for (const auto& wanted : cases) {
     CAPTURE(wanted.says);
