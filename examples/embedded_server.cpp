@@ -41,8 +41,7 @@ int main() {
   const auto account = db->ensure_account("default");
 
   NoBuilds executor;
-  build::LeaseDesk leases(
-      std::make_unique<scheduler::LocalEngine>(scheduler::LocalEngineSettings()));
+  build::LeaseDesk leases({}, {}, clock);
   build::Builder builder({store, *logs, executor, leases, pool, clock, log}, {});
   aio::TaskGroup tasks(io.get_executor(), log);
   build::SharedBuilds builds(builder, tasks);

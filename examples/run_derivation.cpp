@@ -60,8 +60,7 @@ int main(int argc, char** argv) {
   settings.run_directory = std::string(argv[5]) + "/run";
   settings.kernel_cache = std::string(argv[5]) + "/kernels";
   const auto executor = sandbox::make_qemu_executor(io.get_executor(), settings);
-  build::LeaseDesk leases(std::make_unique<scheduler::LocalEngine>(
-      scheduler::LocalEngineSettings{{1, 2 * kGiB}, {derivation.platform}, {}}));
+  build::LeaseDesk leases({}, {{"local", 1, 2 * kGiB, {derivation.platform}, {}}}, clock);
   aio::BlockingPool pool(2);
   NullLog log;
   build::Builder builder({store, *logs, *executor, leases, pool, clock, log}, {});

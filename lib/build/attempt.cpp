@@ -265,6 +265,7 @@ aio::Task<model::BuildResult> Attempt::conclude(model::BuildResult result,
     execution_->cancel();
   }
   execution_.reset();
+  machine_.finish(outcome_for(result), measured());
   machine_ = ComputeLease();
   if (record_.id != 0 && !left_open_) {
     auto work = [this] {

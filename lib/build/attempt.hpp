@@ -55,8 +55,11 @@ private:
   aio::Task<Round> use_machine();
   aio::Task<Round> follow_to_the_end();
   void prepare_again(Round round);
+  [[nodiscard]] scheduler::BuildRequest queue_request() const;
+  [[nodiscard]] scheduler::Measurements measured() const;
+  [[nodiscard]] scheduler::Outcome outcome_for(const model::BuildResult& result) const;
   [[nodiscard]] std::uint64_t memory_bound() const;
-  aio::Task<ComputeLease> lease_machine();
+  aio::Task<void> lease_machine();
   aio::Task<void> choose_accelerator();
   aio::Task<void> begin_attempt(const std::string& plan);
   aio::Task<void> start();
@@ -107,6 +110,7 @@ private:
   model::StorePaths output_paths_;
   std::map<std::string, std::vector<std::string>> output_signatures_;
   ComputeLease machine_;
+  bool queued_again_ = false; ///< the scheduler gives `machine_` another grant by itself
   std::unique_ptr<sandbox::Execution> execution_;
   sandbox::GuestExit exit_;
   std::vector<model::PathInfo> built_;

@@ -2,9 +2,6 @@
 
 #include <nixbuild/base/error.hpp>
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/detached.hpp>
-#include <boost/asio/this_coro.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -13,27 +10,6 @@
 namespace nixbuild::build {
 
 using std::chrono::microseconds;
-
-namespace {
-
-/// Capacity for a machine that runs already: it does not wait for it, but others shall.
-aio::Task<void>
-hold_capacity(LeaseDesk* desk, scheduler::LeaseRequest wanted, std::shared_ptr<Watch> watch) {
-  try {
-    std::function<bool()> give_up = [watch] {
-      return watch->ended;
-    };
-    const auto lease = co_await desk->acquire(std::move(wanted), std::move(give_up));
-    while (!watch->ended) {
-      const auto seen = watch->end.count();
-      co_await watch->end.wait(seen, std::chrono::seconds(1));
-    }
-  } catch (const Error&) {
-    // Refused (the machine has become smaller) or over: it runs without.
-  }
-}
-
-} // namespace
 
 /// Takes up the machine that an earlier daemon started; false when it is gone.
 aio::Task<bool> Attempt::adopt(const store::OpenBuild& open) {
@@ -56,13 +32,15 @@ aio::Task<bool> Attempt::adopt(const store::OpenBuild& open) {
   builder_log_bytes_ = told;
   fresh_line_ = false;
   co_await watch();
-  scheduler::LeaseRequest wanted;
-  wanted.capacity.cpus = record_.cpus;
-  wanted.capacity.memory_bytes = record_.memory_bytes;
-  wanted.platform = request_.derivation.platform;
-  auto holding = hold_capacity(&parts_.leases, std::move(wanted), watch_);
-  boost::asio::co_spawn(
-      co_await boost::asio::this_coro::executor, std::move(holding), boost::asio::detached);
+  // It does not wait for capacity, but others shall wait for its.
+  auto wanted = queue_request();
+  scheduler::RunningAttempt running;
+  running.node = "local";
+  running.cpus = record_.cpus;
+  running.memory_bytes = record_.memory_bytes;
+  running.started = parts_.clock.monotonic();
+  wanted.running = running;
+  machine_ = parts_.leases.adopt(std::move(wanted));
   co_return true;
 }
 
@@ -79,17 +57,14 @@ aio::Task<model::BuildResult> Attempt::build() {
     execution_->cancel();
     execution_.reset();
     adopted_ = false;
-    machine_ = ComputeLease();
     phases_.clear();
     if (control_->cancelled() || control_->left_running()) {
       throw_stopped();
     }
-    const auto had = record_.memory_bytes >> 20;
     prepare_again(round);
     auto line =
         round == Round::OutOfMemory
-            ? fmt::format("out of memory with {} MiB: starting again with {} MiB",
-                          had,
+            ? fmt::format("out of memory with {} MiB: starting again with more",
                           record_.memory_bytes >> 20)
             : fmt::format("the machine was lost: starting again on another one ({})", lost_why_);
     std::replace(line.begin(), line.end(), '\n', ' ');
@@ -102,19 +77,44 @@ aio::Task<model::BuildResult> Attempt::build() {
   co_return result;
 }
 
+/// The most memory that the build may be given, whoever asks.
 std::uint64_t Attempt::memory_bound() const {
-  return policy_.max_memory_bytes == 0
-             ? settings_.max_memory_bytes
-             : std::min(policy_.max_memory_bytes, settings_.max_memory_bytes);
+  const auto most = std::max(settings_.memory_bytes, settings_.max_memory_bytes);
+  return policy_.max_memory_bytes == 0 ? most : std::min(policy_.max_memory_bytes, most);
 }
 
-/// Sizes the next machine, or ends the build where there may be none.
-void Attempt::prepare_again(Round round) {
-  if (round == Round::OutOfMemory) {
-    record_.memory_bytes = std::min(2 * record_.memory_bytes, memory_bound());
-    return;
+scheduler::Measurements Attempt::measured() const {
+  scheduler::Measurements figures;
+  if (exit_.peak_memory_bytes != 0) {
+    figures.peak_memory_bytes = exit_.peak_memory_bytes;
   }
-  if (lost_++ >= policy_.max_restarts) {
+  const auto used = exit_.cpu_user + exit_.cpu_system;
+  if (used.count() != 0) {
+    figures.cpu_time = std::chrono::duration_cast<scheduler::CpuTime>(used);
+  }
+  return figures;
+}
+
+scheduler::Outcome Attempt::outcome_for(const model::BuildResult& result) const {
+  if (model::is_success(result.status)) {
+    return scheduler::Outcome::Succeeded;
+  }
+  if (result.status == model::BuildStatus::TimedOut) {
+    return scheduler::Outcome::TimedOut;
+  }
+  return repeatable_ ? scheduler::Outcome::BuilderFailed : scheduler::Outcome::Cancelled;
+}
+
+/// Asks the scheduler for the next machine, or ends the build where there may be none.
+void Attempt::prepare_again(Round round) {
+  const auto outcome =
+      round == Round::OutOfMemory ? scheduler::Outcome::OutOfMemory : scheduler::Outcome::Lost;
+  lost_ += round == Round::Lost ? 1 : 0;
+  queued_again_ = machine_.finish(outcome, measured());
+  if (!queued_again_ && round == Round::OutOfMemory) {
+    judge(exit_);
+  }
+  if (!queued_again_) {
     throw BuildFailure(model::BuildStatus::TransientFailure,
                        fmt::format("the virtual machine of '{}' was lost {}: {}",
                                    drv_text_,
@@ -125,7 +125,7 @@ void Attempt::prepare_again(Round round) {
 
 aio::Task<Attempt::Round> Attempt::use_machine() {
   if (!execution_) {
-    machine_ = co_await lease_machine();
+    co_await lease_machine();
     co_await choose_accelerator();
     if (waited_ || record_.attempt > 0) {
       auto line = fmt::format("building with {} {} and {} MiB of memory ({})",

@@ -11,7 +11,10 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <chrono>
+#include <set>
+#include <utility>
 
 namespace nixbuild::build {
 
@@ -85,13 +88,14 @@ aio::Task<void> tell_of_waiting(std::shared_ptr<Wait> wait,
                                 aio::BlockingPool* pool,
                                 std::shared_ptr<LogFeed> feed,
                                 std::int64_t build,
-                                std::string line) {
+                                std::function<std::string()> explain) {
   boost::asio::steady_timer timer(co_await boost::asio::this_coro::executor, kQuietWait);
   co_await timer.async_wait(boost::asio::use_awaitable);
   if (wait->over) {
     co_return;
   }
   wait->writing = true;
+  const std::string line = explain();
   auto work = [logs, build, &line] {
     logs->append(build, bytes_of(line));
   };
@@ -104,31 +108,73 @@ aio::Task<void> tell_of_waiting(std::shared_ptr<Wait> wait,
 
 } // namespace
 
-aio::Task<ComputeLease> Attempt::lease_machine() {
-  scheduler::LeaseRequest wanted;
-  wanted.capacity.cpus = record_.cpus;
-  wanted.capacity.memory_bytes = record_.memory_bytes;
-  wanted.platform = request_.derivation.platform;
-  const auto features = request_.derivation.environment.find("requiredSystemFeatures");
-  if (features != request_.derivation.environment.end()) {
-    std::string word;
-    for (const char c : features->second + " ") {
-      if (c == ' ' || c == '\t' || c == '\n') {
-        if (!word.empty()) {
-          wanted.features.insert(std::exchange(word, {}));
-        }
-      } else {
-        word.push_back(c);
-      }
+namespace {
+
+/// Words of `requiredSystemFeatures`. Source: protocol facts 5.4.
+std::set<std::string> features_of(const model::BasicDerivation& derivation) {
+  std::set<std::string> features;
+  const auto found = derivation.environment.find("requiredSystemFeatures");
+  if (found == derivation.environment.end()) {
+    return features;
+  }
+  std::string word;
+  for (const char c : found->second + " ") {
+    if (c != ' ' && c != '\t' && c != '\n') {
+      word.push_back(c);
+    } else if (!word.empty()) {
+      features.insert(std::exchange(word, {}));
     }
   }
+  return features;
+}
+
+/// `hello-2.12.1`.
+std::string package_of(const model::StorePath& derivation) {
+  std::string name(derivation.name());
+  if (name.ends_with(".drv")) {
+    name.resize(name.size() - 4);
+  }
+  return name;
+}
+
+} // namespace
+
+scheduler::BuildRequest Attempt::queue_request() const {
+  const auto& placement = request_.placement;
+  scheduler::BuildRequest wanted;
+  wanted.id = static_cast<scheduler::BuildId>(record_.id);
+  wanted.account = std::to_string(request_.account.value);
+  wanted.key = placement.key;
+  wanted.tags = placement.tags;
+  wanted.name = package_of(request_.derivation_path);
+  wanted.platform = request_.derivation.platform;
+  wanted.features = features_of(request_.derivation);
+  wanted.priority = placement.priority;
+  wanted.lane = placement.interactive ? scheduler::Lane::Interactive : scheduler::Lane::Batch;
+  wanted.max_restarts = policy_.max_restarts;
+  wanted.last_attempt = record_.attempt;
+  auto& bounds = wanted.bounds;
+  bounds.min_cpus = placement.min_cpus.value_or(1);
+  bounds.max_cpus = placement.max_cpus.value_or(std::max(settings_.cpus, settings_.max_cpus));
+  bounds.max_cpus = std::max(bounds.max_cpus, bounds.min_cpus);
+  bounds.default_cpus =
+      std::clamp(placement.default_cpus.value_or(settings_.cpus), bounds.min_cpus, bounds.max_cpus);
+  bounds.max_memory = memory_bound();
+  bounds.min_memory =
+      std::min(placement.min_memory_bytes.value_or(settings_.min_memory_bytes), bounds.max_memory);
+  bounds.default_memory_per_cpu = placement.default_memory_per_cpu_bytes.value_or(
+      settings_.memory_bytes / std::max(settings_.cpus, 1U));
+  return wanted;
+}
+
+aio::Task<void> Attempt::lease_machine() {
   auto wait = std::make_shared<Wait>();
-  auto line = fmt::format("[nixbuild] waiting for {} {} and {} MiB of memory\n",
-                          record_.cpus,
-                          record_.cpus == 1 ? "cpu" : "cpus",
-                          record_.memory_bytes >> 20);
+  std::function<std::string()> explain = [desk = &parts_.leases, id = record_.id] {
+    const auto why = desk->explain(static_cast<scheduler::BuildId>(id));
+    return fmt::format("[nixbuild] waiting: {}\n", why ? why->detail : "its turn has come");
+  };
   auto telling =
-      tell_of_waiting(wait, &parts_.logs, &parts_.pool, feed_, record_.id, std::move(line));
+      tell_of_waiting(wait, &parts_.logs, &parts_.pool, feed_, record_.id, std::move(explain));
   boost::asio::co_spawn(
       co_await boost::asio::this_coro::executor, std::move(telling), boost::asio::detached);
   std::string refusal;
@@ -137,15 +183,22 @@ aio::Task<ComputeLease> Attempt::lease_machine() {
     std::function<bool()> give_up = [control] {
       return control->cancelled() || control->left_running();
     };
-    auto lease = co_await parts_.leases.acquire(std::move(wanted), std::move(give_up));
+    if (std::exchange(queued_again_, false)) {
+      co_await parts_.leases.again(machine_, std::move(give_up));
+    } else {
+      auto wanted = queue_request();
+      machine_ = co_await parts_.leases.acquire(std::move(wanted), std::move(give_up));
+    }
     wait->over = true;
     while (wait->writing) {
       const auto seen = wait->done.count();
       co_await wait->done.wait(seen);
     }
+    record_.cpus = machine_.cpus();
+    record_.memory_bytes = machine_.memory_bytes();
     record_.log_bytes += wait->written;
     waited_ = wait->written > 0;
-    co_return lease;
+    co_return;
   } catch (const Error& error) {
     wait->over = true;
     if (error.reaction() != Reaction::Unsupported) {
@@ -215,7 +268,8 @@ aio::Task<void> Attempt::start() {
     output.store_name = output_paths_[i].base_name();
     job.outputs.push_back(std::move(output));
   }
-  fill_environment(job, request_, parts_.store.dir(), settings_.build_cores);
+  fill_environment(
+      job, request_, parts_.store.dir(), std::max(settings_.build_cores, record_.cpus));
 
   const auto composing = parts_.clock.monotonic();
   auto work = [this] {

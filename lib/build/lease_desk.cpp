@@ -12,108 +12,276 @@
 namespace nixbuild::build {
 
 namespace {
-constexpr std::chrono::milliseconds kGiveUpPoll{250};
+/// How often a waiting build looks whether it is still wanted.
+constexpr std::chrono::milliseconds kLookUp{500};
 } // namespace
 
-using Decision = std::variant<scheduler::LeaseGranted, scheduler::LeaseRefused>;
+/// What the scheduler has said to one build.
+struct Waiting {
+  std::optional<scheduler::Started> started;
+  std::optional<scheduler::Ended> ended;
+  aio::Event changed;
+};
 
 struct LeaseDeskState {
-  std::mutex mutex;
-  std::unique_ptr<scheduler::ComputeEngine> engine;
-  scheduler::LeaseId last_id = 0;
-  std::map<scheduler::LeaseId, Decision> decided;
-  aio::Event changed;
+  LeaseDeskState(scheduler::SchedulerSettings settings, const Clock& c, LeaseDesk::Learn l)
+      : clock(c), learn(std::move(l)), queue(settings) {}
 
-  void collect() {
-    auto decisions = engine->take_decisions();
-    for (auto& grant : decisions.granted) {
-      decided.insert_or_assign(grant.id, Decision(grant));
-    }
-    for (auto& refusal : decisions.refused) {
-      decided.insert_or_assign(refusal.id, Decision(refusal));
-    }
-  }
+  const Clock& clock;
+  LeaseDesk::Learn learn;
+  mutable std::mutex mutex;
+  scheduler::Scheduler queue;
+  std::map<scheduler::BuildId, std::shared_ptr<Waiting>> waiting;
 
-  scheduler::LeaseId request(scheduler::LeaseRequest wanted) {
-    const std::lock_guard lock(mutex);
-    wanted.id = ++last_id;
-    const auto id = wanted.id;
-    engine->request(std::move(wanted));
-    collect();
-    return id;
-  }
-
-  void release(scheduler::LeaseId id) {
+  /// Has the scheduler told of something, and hands on what it decides.
+  template <class Event>
+  void drive(Event event) {
+    std::vector<scheduler::Decision> decisions;
     {
       const std::lock_guard lock(mutex);
-      decided.erase(id);
-      engine->release(id);
-      collect();
+      event(queue, clock.monotonic());
+      decisions = queue.take_decisions();
+      for (const auto& decision : decisions) {
+        hand_on(decision);
+      }
     }
-    changed.notify();
+    for (const auto& decision : decisions) {
+      if (const auto* learned = std::get_if<scheduler::Learned>(&decision); learned && learn) {
+        learn(learned->record);
+      }
+    }
   }
 
-  std::optional<Decision> take(scheduler::LeaseId id) {
-    const std::lock_guard lock(mutex);
-    const auto found = decided.find(id);
-    if (found == decided.end()) {
-      return std::nullopt;
+  void hand_on(const scheduler::Decision& decision) {
+    const auto id = std::visit([](const auto& what) { return what.id; }, decision);
+    const auto found = waiting.find(id);
+    if (found == waiting.end()) {
+      return;
     }
-    Decision decision = std::move(found->second);
-    decided.erase(found);
-    return decision;
+    if (const auto* started = std::get_if<scheduler::Started>(&decision)) {
+      found->second->started = *started;
+      found->second->changed.notify();
+    } else if (const auto* ended = std::get_if<scheduler::Ended>(&decision)) {
+      found->second->ended = *ended;
+      found->second->changed.notify();
+    }
+  }
+
+  std::shared_ptr<Waiting> place_of(scheduler::BuildId id) const {
+    const std::lock_guard lock(mutex);
+    const auto found = waiting.find(id);
+    return found == waiting.end() ? nullptr : found->second;
+  }
+
+  void enter(scheduler::BuildRequest request) {
+    const auto id = request.id;
+    {
+      const std::lock_guard lock(mutex);
+      waiting.insert_or_assign(id, std::make_shared<Waiting>());
+    }
+    try {
+      drive([&](scheduler::Scheduler& scheduler, MonotonicTime now) {
+        scheduler.submit({std::move(request)}, now);
+      });
+    } catch (...) {
+      leave(id);
+      throw;
+    }
+  }
+
+  void leave(scheduler::BuildId id) {
+    const std::lock_guard lock(mutex);
+    waiting.erase(id);
+  }
+
+  /// The next start, when there has been one. Throws the build's end.
+  std::optional<scheduler::Started> take_start(Waiting& place) {
+    const std::lock_guard lock(mutex);
+    if (place.started) {
+      return std::exchange(place.started, std::nullopt);
+    }
+    if (place.ended) {
+      throw Error(Reaction::Unsupported, place.ended->code, place.ended->message);
+    }
+    return std::nullopt;
   }
 };
 
-ComputeLease::~ComputeLease() {
-  if (desk_) {
-    desk_->release(id_);
+void ComputeLease::give_back() noexcept {
+  if (!desk_) {
+    return;
   }
+  try {
+    const auto id = id_;
+    const auto attempt = attempt_;
+    desk_->drive([id, attempt](scheduler::Scheduler& scheduler, MonotonicTime now) {
+      scheduler.cancel(id, now);
+      scheduler.finish(id, attempt, scheduler::Outcome::Cancelled, {}, now);
+    });
+    desk_->leave(id_);
+  } catch (...) {
+    // Out of memory: the capacity stays taken, which a restart of the daemon mends.
+  }
+  desk_.reset();
+}
+
+ComputeLease::~ComputeLease() {
+  give_back();
 }
 
 ComputeLease::ComputeLease(ComputeLease&& other) noexcept
-    : desk_(std::move(other.desk_)), id_(other.id_), node_(std::move(other.node_)) {}
+    : desk_(std::move(other.desk_)), id_(other.id_), attempt_(std::exchange(other.attempt_, 0)),
+      node_(std::move(other.node_)), cpus_(other.cpus_), memory_bytes_(other.memory_bytes_),
+      why_size_(std::move(other.why_size_)) {}
 
 ComputeLease& ComputeLease::operator=(ComputeLease&& other) noexcept {
   if (this != &other) {
-    if (desk_) {
-      desk_->release(id_);
-    }
+    give_back();
     desk_ = std::move(other.desk_);
     id_ = other.id_;
+    attempt_ = std::exchange(other.attempt_, 0);
     node_ = std::move(other.node_);
+    cpus_ = other.cpus_;
+    memory_bytes_ = other.memory_bytes_;
+    why_size_ = std::move(other.why_size_);
   }
   return *this;
 }
 
-LeaseDesk::LeaseDesk(std::unique_ptr<scheduler::ComputeEngine> engine)
-    : state_(std::make_shared<LeaseDeskState>()) {
-  state_->engine = std::move(engine);
+bool ComputeLease::finish(scheduler::Outcome outcome, const scheduler::Measurements& measured) {
+  if (!desk_ || attempt_ == 0) {
+    return false;
+  }
+  const auto place = desk_->place_of(id_);
+  desk_->drive([&](scheduler::Scheduler& scheduler, MonotonicTime now) {
+    scheduler.finish(id_, std::exchange(attempt_, 0), outcome, measured, now);
+  });
+  bool over = true;
+  if (place) {
+    const std::lock_guard lock(desk_->mutex);
+    over = place->ended.has_value();
+  }
+  if (over) {
+    desk_->leave(id_);
+    desk_.reset();
+  }
+  return !over;
+}
+
+LeaseDesk::LeaseDesk(scheduler::SchedulerSettings settings,
+                     const std::vector<scheduler::NodeSpec>& nodes,
+                     const Clock& clock,
+                     Learn learn)
+    : state_(std::make_shared<LeaseDeskState>(settings, clock, std::move(learn))) {
+  for (const auto& node : nodes) {
+    state_->queue.set_node(node, clock.monotonic());
+  }
 }
 
 LeaseDesk::~LeaseDesk() = default;
 
-aio::Task<ComputeLease> LeaseDesk::acquire(scheduler::LeaseRequest request,
+aio::Task<ComputeLease> LeaseDesk::acquire(scheduler::BuildRequest request,
                                            std::function<bool()> give_up) {
-  auto state = state_;
   ComputeLease lease;
-  lease.desk_ = state;
-  lease.id_ = state->request(std::move(request));
+  lease.id_ = request.id;
+  state_->enter(std::move(request));
+  lease.desk_ = state_;
+  co_await again(lease, std::move(give_up));
+  co_return lease;
+}
+
+aio::Task<void> LeaseDesk::again(ComputeLease& lease, std::function<bool()> give_up) {
+  auto state = state_;
+  const auto place = state->place_of(lease.id_);
   for (;;) {
-    const auto seen = state->changed.count();
-    if (auto decision = state->take(lease.id_)) {
-      if (auto* refusal = std::get_if<scheduler::LeaseRefused>(&*decision)) {
-        throw Error(Reaction::Unsupported, refusal->code, refusal->message);
-      }
-      lease.node_ = std::get<scheduler::LeaseGranted>(*decision).node;
-      co_return lease;
+    const auto seen = place->changed.count();
+    if (auto started = state->take_start(*place)) {
+      lease.attempt_ = started->attempt;
+      lease.node_ = std::move(started->node);
+      lease.cpus_ = started->cpus;
+      lease.memory_bytes_ = started->memory_bytes;
+      lease.why_size_ = std::move(started->why_size);
+      co_return;
     }
     if (give_up()) {
       throw Error(
           Reaction::Cancelled, "build.cancelled", "the build was cancelled while it waited");
     }
-    co_await state->changed.wait(seen, kGiveUpPoll);
+    const bool told = co_await place->changed.wait(seen, kLookUp);
+    if (!told) {
+      // Delayed restarts begin by themselves.
+      state->drive([](scheduler::Scheduler& scheduler, MonotonicTime now) {
+        if (const auto due = scheduler.next_deadline(); due && *due <= now) {
+          scheduler.advance(now);
+        }
+      });
+    }
   }
+}
+
+ComputeLease LeaseDesk::adopt(scheduler::BuildRequest request) {
+  ComputeLease lease;
+  lease.id_ = request.id;
+  lease.attempt_ = request.last_attempt;
+  lease.node_ = request.running->node;
+  lease.cpus_ = request.running->cpus;
+  lease.memory_bytes_ = request.running->memory_bytes;
+  lease.why_size_ = "as it was";
+  state_->enter(std::move(request));
+  lease.desk_ = state_;
+  return lease;
+}
+
+void LeaseDesk::set_account(const scheduler::AccountPolicy& policy) {
+  state_->drive([&](scheduler::Scheduler& scheduler, MonotonicTime now) {
+    scheduler.set_account(policy, now);
+  });
+}
+
+void LeaseDesk::set_cpu_time_used(const std::string& account, scheduler::CpuTime used) {
+  state_->drive([&](scheduler::Scheduler& scheduler, MonotonicTime now) {
+    scheduler.set_cpu_time_used(account, used, now);
+  });
+}
+
+void LeaseDesk::set_health(const std::string& node, const scheduler::NodeHealth& health) {
+  state_->drive([&](scheduler::Scheduler& scheduler, MonotonicTime now) {
+    scheduler.set_health(node, health, now);
+  });
+}
+
+void LeaseDesk::drain() {
+  state_->drive([](scheduler::Scheduler& scheduler, MonotonicTime now) { scheduler.drain(now); });
+}
+
+void LeaseDesk::resume() {
+  state_->drive([](scheduler::Scheduler& scheduler, MonotonicTime now) { scheduler.resume(now); });
+}
+
+void LeaseDesk::learn(const std::vector<scheduler::BuildRecord>& records) {
+  const std::lock_guard lock(state_->mutex);
+  for (const auto& record : records) {
+    state_->queue.learn(record);
+  }
+}
+
+std::optional<scheduler::Explanation> LeaseDesk::explain(scheduler::BuildId id) const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->queue.explain(id, state_->clock.monotonic());
+}
+
+scheduler::SchedulerCounts LeaseDesk::counts() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->queue.counts();
+}
+
+std::vector<scheduler::NodeState> LeaseDesk::nodes() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->queue.nodes();
+}
+
+MonotonicTime LeaseDesk::now() const {
+  return state_->clock.monotonic();
 }
 
 } // namespace nixbuild::build

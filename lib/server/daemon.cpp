@@ -123,15 +123,17 @@ void raise_descriptor_limit() {
   }
 }
 
-scheduler::LocalEngineSettings engine_settings(const Config& config, const MachineShare& share) {
-  scheduler::LocalEngineSettings settings;
-  settings.capacity = scheduler::Capacity{share.cpus, share.memory_bytes};
-  settings.platforms = config.platforms;
-  if (settings.platforms.empty()) {
-    settings.platforms = {"x86_64-linux", "i686-linux"};
+scheduler::NodeSpec this_machine(const Config& config, const MachineShare& share) {
+  scheduler::NodeSpec node;
+  node.name = "local";
+  node.cpus = share.cpus;
+  node.memory_bytes = share.memory_bytes;
+  node.platforms = config.platforms;
+  if (node.platforms.empty()) {
+    node.platforms = {"x86_64-linux", "i686-linux"};
   }
-  settings.features = config.features;
-  return settings;
+  node.features = config.features;
+  return node;
 }
 
 build::BuilderSettings builder_settings(const Config& config, const MachineShare& share) {
@@ -214,7 +216,7 @@ struct Daemon::State {
         store(*db, *segments, clock, model::StoreDir(settings.config.store_dir)),
         accounts(*db, clock, desk_settings(settings)),
         executor([this, make_executor] { return make_executor(io.get_executor()); }, pool),
-        leases(std::make_unique<scheduler::LocalEngine>(engine_settings(settings.config, share))),
+        leases({}, {this_machine(settings.config, share)}, clock),
         builder({store, *logs, executor, leases, pool, clock, log, &signing_key},
                 builder_settings(settings.config, share)),
         build_tasks(io.get_executor(), log), session_tasks(io.get_executor(), log),

@@ -20,9 +20,23 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 namespace nixbuild::build {
+
+/// What the scheduler is told of a build beside its derivation. Absent sizes: the machine's usual.
+struct Placement {
+  std::string key; ///< of the account; shares inside an account are by key
+  std::set<std::string> tags;
+  int priority = 0;
+  bool interactive = false;
+  std::optional<unsigned> min_cpus;
+  std::optional<unsigned> max_cpus;
+  std::optional<unsigned> default_cpus;
+  std::optional<std::uint64_t> min_memory_bytes;
+  std::optional<std::uint64_t> default_memory_per_cpu_bytes;
+};
 
 struct BuildRequest {
   store::AccountId account;
@@ -30,17 +44,20 @@ struct BuildRequest {
   model::BasicDerivation derivation;
   model::BuildOptions options;
   std::optional<BuildPolicy> policy{}; ///< absent: that of the builder's settings
+  Placement placement{};
 };
 
 /// What is the same for every build of one machine.
 struct BuilderSettings {
-  unsigned cpus = 1;                          ///< per build, when nothing asks for more
-  std::uint64_t memory_bytes = kGiB;          ///< per build
-  std::uint64_t scratch_bytes = 0;            ///< 0: half of memory
-  std::uint64_t max_log_bytes = 256 * kMiB;   ///< bound of every log, whatever the client says
-  std::uint64_t max_output_bytes = 64 * kGiB; ///< of one output's NAR
-  std::chrono::seconds lost_after{300};       ///< a VM that says nothing before its builder runs
-  unsigned build_cores = 1;                   ///< NIX_BUILD_CORES
+  unsigned cpus = 1;                 ///< per build, when nothing asks for more
+  unsigned max_cpus = 0;             ///< that a build may be given; 0: never more than `cpus`
+  std::uint64_t memory_bytes = kGiB; ///< per build of `cpus`, when nothing asks for more
+  std::uint64_t min_memory_bytes = 512 * kMiB; ///< however little earlier builds have needed
+  std::uint64_t scratch_bytes = 0;             ///< 0: half of memory
+  std::uint64_t max_log_bytes = 256 * kMiB;    ///< bound of every log, whatever the client says
+  std::uint64_t max_output_bytes = 64 * kGiB;  ///< of one output's NAR
+  std::chrono::seconds lost_after{300};        ///< a VM that says nothing before its builder runs
+  unsigned build_cores = 1;                    ///< NIX_BUILD_CORES
   bool allow_emulation = false;       ///< software emulation even where several accounts are served
   std::uint64_t max_memory_bytes = 0; ///< after running out of memory; 0: never more than at first
   BuildPolicy policy;                 ///< of requests that bring none

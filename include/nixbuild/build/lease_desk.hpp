@@ -2,15 +2,22 @@
 
 #include <nixbuild/aio/task.hpp>
 #include <nixbuild/base/api.hpp>
-#include <nixbuild/scheduler/compute_engine.hpp>
+#include <nixbuild/base/clock.hpp>
+#include <nixbuild/scheduler/scheduler.hpp>
 
+#include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 namespace nixbuild::build {
 
-/// A granted piece of machine capacity; given back when destroyed. Thread safe.
+struct LeaseDeskState;
+
+/// A build's place with the scheduler: a granted piece of a machine, or the wait for the next one
+/// after a machine was lost or too small. Given back when destroyed. Thread safe.
 class NIXBUILD_API ComputeLease {
 public:
   ComputeLease() = default;
@@ -18,25 +25,72 @@ public:
   ComputeLease(ComputeLease&&) noexcept;
   ComputeLease& operator=(ComputeLease&&) noexcept;
 
+  /// Capacity is held.
+  [[nodiscard]] bool granted() const noexcept { return attempt_ != 0; }
+
   [[nodiscard]] const std::string& node() const noexcept { return node_; }
+
+  [[nodiscard]] unsigned cpus() const noexcept { return cpus_; }
+
+  [[nodiscard]] std::uint64_t memory_bytes() const noexcept { return memory_bytes_; }
+
+  /// One sentence for people.
+  [[nodiscard]] const std::string& why_size() const noexcept { return why_size_; }
+
+  /// The machine has done its part; its capacity is free. True when the scheduler will give the
+  /// build another one, for which LeaseDesk::again waits. Nothing happens without a grant.
+  bool finish(scheduler::Outcome outcome, const scheduler::Measurements& measured);
 
 private:
   friend class LeaseDesk;
-  std::shared_ptr<struct LeaseDeskState> desk_;
-  scheduler::LeaseId id_ = 0;
+  void give_back() noexcept;
+
+  std::shared_ptr<LeaseDeskState> desk_;
+  scheduler::BuildId id_ = 0;
+  scheduler::AttemptNumber attempt_ = 0;
   std::string node_;
+  unsigned cpus_ = 0;
+  std::uint64_t memory_bytes_ = 0;
+  std::string why_size_;
 };
 
-/// Lets coroutines of any strand ask one ComputeEngine for capacity. Thread safe.
+/// Lets coroutines of any strand wait for their turn with one Scheduler. Thread safe.
 class NIXBUILD_API LeaseDesk {
 public:
-  explicit LeaseDesk(std::unique_ptr<scheduler::ComputeEngine> engine);
+  /// Told, on the thread that learned it, what a run has taught. Must not call back.
+  using Learn = std::function<void(const scheduler::BuildRecord&)>;
+
+  /// `clock` outlives the desk.
+  LeaseDesk(scheduler::SchedulerSettings settings,
+            const std::vector<scheduler::NodeSpec>& nodes,
+            const Clock& clock,
+            Learn learn = nullptr);
   ~LeaseDesk();
 
-  /// Waits until granted; `request.id` is ignored. Errors: the engine's refusal as Unsupported
-  /// with its code, and `build.cancelled` once `give_up` (asked a few times a second) says so. The
-  /// request is then withdrawn.
-  aio::Task<ComputeLease> acquire(scheduler::LeaseRequest request, std::function<bool()> give_up);
+  /// Queues the build and waits until it is granted a piece of a machine. Errors: the scheduler's
+  /// refusal as Unsupported with its code, and `build.cancelled` once `give_up` (asked about once
+  /// a second) says so. The build has then left the queue.
+  aio::Task<ComputeLease> acquire(scheduler::BuildRequest request, std::function<bool()> give_up);
+  /// Waits for the next piece after `ComputeLease::finish` said that there will be one. Errors as
+  /// `acquire`.
+  aio::Task<void> again(ComputeLease& lease, std::function<bool()> give_up);
+  /// Counts a machine that runs already (`request.running` is set). It is granted whatever is free.
+  [[nodiscard]] ComputeLease adopt(scheduler::BuildRequest request);
+
+  void set_account(const scheduler::AccountPolicy& policy);
+  void set_cpu_time_used(const std::string& account, scheduler::CpuTime used);
+  void set_health(const std::string& node, const scheduler::NodeHealth& health);
+  /// Starts nothing new; what runs goes on.
+  void drain();
+  void resume();
+  /// What earlier runs have taught, oldest first.
+  void learn(const std::vector<scheduler::BuildRecord>& records);
+
+  /// Absent for a build that neither waits nor runs.
+  [[nodiscard]] std::optional<scheduler::Explanation> explain(scheduler::BuildId id) const;
+  [[nodiscard]] scheduler::SchedulerCounts counts() const;
+  [[nodiscard]] std::vector<scheduler::NodeState> nodes() const;
+  [[nodiscard]] MonotonicTime now() const;
 
 private:
   std::shared_ptr<LeaseDeskState> state_;

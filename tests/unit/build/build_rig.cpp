@@ -13,11 +13,20 @@ namespace nixbuild::tests {
 
 namespace {
 
-std::unique_ptr<scheduler::ComputeEngine> engine() {
-  scheduler::LocalEngineSettings settings;
-  settings.capacity = scheduler::Capacity{2, 4 * kGiB};
-  settings.platforms = {"x86_64-linux"};
-  return std::make_unique<scheduler::LocalEngine>(settings);
+scheduler::NodeSpec machine() {
+  scheduler::NodeSpec node;
+  node.name = "local";
+  node.cpus = 2;
+  node.memory_bytes = 4 * kGiB;
+  node.platforms = {"x86_64-linux"};
+  return node;
+}
+
+/// Machines that were lost are replaced at once.
+scheduler::SchedulerSettings hasty() {
+  scheduler::SchedulerSettings settings;
+  settings.restart_delay = std::chrono::milliseconds(1);
+  return settings;
 }
 
 } // namespace
@@ -29,7 +38,7 @@ void Asker::leave() {
 
 Daemon::Daemon(World& w, FakeExecutor::Script script, build::BuilderSettings settings)
     : world(w), store(*w.db, *w.segments, clock, model::StoreDir()),
-      executor(io.get_executor(), std::move(script), w.host), leases(engine()),
+      executor(io.get_executor(), std::move(script), w.host), leases(hasty(), {machine()}, clock),
       builder({store, *w.logs, executor, leases, pool, clock, log, nullptr}, settings),
       builds(builder, build_tasks) {
   world.host->daemon_killed = false;

@@ -11,22 +11,53 @@
 
 #include <chrono>
 #include <string>
+#include <vector>
 
 using namespace nixbuild;
 
 namespace {
 
-std::unique_ptr<scheduler::ComputeEngine> engine() {
-  scheduler::LocalEngineSettings settings;
-  settings.capacity = scheduler::Capacity{2, kGiB};
-  settings.platforms = {"x86_64-linux"};
-  return std::make_unique<scheduler::LocalEngine>(settings);
-}
+class TestClock final : public Clock {
+public:
+  [[nodiscard]] WallTime wall() const override {
+    return WallTime(std::chrono::seconds(1'700'000'000));
+  }
 
-scheduler::LeaseRequest one_cpu(std::string platform = "x86_64-linux") {
-  scheduler::LeaseRequest request;
-  request.capacity = scheduler::Capacity{1, kMiB};
+  [[nodiscard]] MonotonicTime monotonic() const override {
+    return std::chrono::steady_clock::now();
+  }
+};
+
+/// A desk of one machine with two cpus and 1 GiB.
+struct Office {
+  TestClock clock;
+  std::vector<scheduler::BuildRecord> learned;
+  build::LeaseDesk desk{rules(),
+                        {{"local", 2, kGiB, {"x86_64-linux"}, {}}},
+                        clock,
+                        [this](const scheduler::BuildRecord& record) {
+                          learned.push_back(record);
+                        }};
+
+  static scheduler::SchedulerSettings rules() {
+    scheduler::SchedulerSettings settings;
+    settings.restart_delay = std::chrono::milliseconds(1);
+    return settings;
+  }
+};
+
+scheduler::BuildRequest one_cpu(std::string platform = "x86_64-linux") {
+  static scheduler::BuildId last = 0;
+  scheduler::BuildRequest request;
+  request.id = ++last;
+  request.account = "a";
+  request.name = "thing-1";
   request.platform = std::move(platform);
+  request.bounds.max_cpus = 1;
+  request.bounds.default_cpus = 1;
+  request.bounds.min_memory = 256 * kMiB;
+  request.bounds.max_memory = 512 * kMiB;
+  request.bounds.default_memory_per_cpu = 256 * kMiB;
   return request;
 }
 
@@ -38,12 +69,14 @@ const std::function<bool()> kImpatient = [] {
 };
 
 aio::Task<void> take(build::LeaseDesk& desk, std::string platform) {
-  auto lease = co_await desk.acquire(one_cpu(std::move(platform)), kPatient);
+  auto request = one_cpu(std::move(platform));
+  auto lease = co_await desk.acquire(std::move(request), kPatient);
   CHECK(lease.node() == "local");
 }
 
 aio::Task<void> hold(build::LeaseDesk& desk, int& inside, int& most) {
-  auto lease = co_await desk.acquire(one_cpu(), kPatient);
+  auto for_lease = one_cpu();
+  auto lease = co_await desk.acquire(std::move(for_lease), kPatient);
   most = std::max(most, ++inside);
   boost::asio::steady_timer timer(co_await boost::asio::this_coro::executor);
   timer.expires_after(std::chrono::milliseconds(2));
@@ -52,10 +85,13 @@ aio::Task<void> hold(build::LeaseDesk& desk, int& inside, int& most) {
 }
 
 aio::Task<void> give_up_waiting(build::LeaseDesk& desk, std::string& code) {
-  auto first = co_await desk.acquire(one_cpu(), kPatient);
-  auto second = co_await desk.acquire(one_cpu(), kPatient);
+  auto for_first = one_cpu();
+  auto first = co_await desk.acquire(std::move(for_first), kPatient);
+  auto for_second = one_cpu();
+  auto second = co_await desk.acquire(std::move(for_second), kPatient);
   try {
-    auto third = co_await desk.acquire(one_cpu(), kImpatient);
+    auto for_third = one_cpu();
+    auto third = co_await desk.acquire(std::move(for_third), kImpatient);
   } catch (const Error& error) {
     code = error.code();
   }
@@ -65,14 +101,14 @@ aio::Task<void> give_up_waiting(build::LeaseDesk& desk, std::string& code) {
 
 TEST_CASE("lease desk: no more at once than fit, and everybody gets a turn", "[build]") {
   boost::asio::io_context io;
-  build::LeaseDesk desk(engine());
+  Office office;
   int inside = 0;
   int most = 0;
   int ended = 0;
   for (int i = 0; i < 20; ++i) {
-    boost::asio::co_spawn(io, hold(desk, inside, most), [&ended](std::exception_ptr failure) {
-      ended += failure ? 0 : 1;
-    });
+    boost::asio::co_spawn(io,
+                          hold(office.desk, inside, most),
+                          [&ended](std::exception_ptr failure) { ended += failure ? 0 : 1; });
   }
   io.run();
   CHECK(ended == 20);
@@ -81,10 +117,10 @@ TEST_CASE("lease desk: no more at once than fit, and everybody gets a turn", "[b
 
 TEST_CASE("lease desk: a refusal keeps the engine's code", "[build][reject]") {
   boost::asio::io_context io;
-  build::LeaseDesk desk(engine());
-  test::run_task(io, take(desk, "x86_64-linux"));
+  Office office;
+  test::run_task(io, take(office.desk, "x86_64-linux"));
   try {
-    test::run_task(io, take(desk, "mips-linux"));
+    test::run_task(io, take(office.desk, "mips-linux"));
     FAIL("granted");
   } catch (const Error& error) {
     CHECK(error.code() == "scheduler.platform");
@@ -94,9 +130,78 @@ TEST_CASE("lease desk: a refusal keeps the engine's code", "[build][reject]") {
 
 TEST_CASE("lease desk: one who gives up leaves the queue", "[build]") {
   boost::asio::io_context io;
-  build::LeaseDesk desk(engine());
+  Office office;
   std::string code;
-  test::run_task(io, give_up_waiting(desk, code));
+  test::run_task(io, give_up_waiting(office.desk, code));
   CHECK(code == "build.cancelled");
-  test::run_task(io, take(desk, "x86_64-linux"));
+  test::run_task(io, take(office.desk, "x86_64-linux"));
+}
+
+namespace {
+
+scheduler::Measurements peak(std::uint64_t bytes) {
+  scheduler::Measurements measured;
+  measured.peak_memory_bytes = bytes;
+  return measured;
+}
+
+aio::Task<void> grow(build::LeaseDesk& desk) {
+  auto request = one_cpu();
+  auto lease = co_await desk.acquire(std::move(request), kPatient);
+  CHECK(lease.memory_bytes() == 256 * kMiB);
+  CHECK_FALSE(lease.why_size().empty());
+  REQUIRE(lease.finish(scheduler::Outcome::OutOfMemory, peak(256 * kMiB)));
+  CHECK_FALSE(lease.granted());
+  co_await desk.again(lease, kPatient);
+  CHECK(lease.memory_bytes() == 512 * kMiB);
+  // More it may not have.
+  CHECK_FALSE(lease.finish(scheduler::Outcome::OutOfMemory, peak(512 * kMiB)));
+}
+
+aio::Task<void> be_lost(build::LeaseDesk& desk, unsigned& machines) {
+  auto request = one_cpu();
+  request.max_restarts = 2;
+  auto lease = co_await desk.acquire(std::move(request), kPatient);
+  machines = 1;
+  while (lease.finish(scheduler::Outcome::Lost, {})) {
+    co_await desk.again(lease, kPatient);
+    ++machines;
+  }
+}
+
+} // namespace
+
+TEST_CASE("lease desk: a build that ran out of memory gets a larger piece, up to its bound",
+          "[build]") {
+  boost::asio::io_context io;
+  Office office;
+  test::run_task(io, grow(office.desk));
+  CHECK(office.desk.counts().builds == 0);
+  CHECK(office.desk.nodes().front().cpus_used == 0);
+  CHECK_FALSE(office.learned.empty());
+}
+
+TEST_CASE("lease desk: a lost machine is replaced as often as the request says", "[build]") {
+  boost::asio::io_context io;
+  Office office;
+  unsigned machines = 0;
+  test::run_task(io, be_lost(office.desk, machines));
+  CHECK(machines == 3);
+  CHECK(office.desk.counts().builds == 0);
+}
+
+TEST_CASE("lease desk: a machine that runs already takes its capacity from the others", "[build]") {
+  Office office;
+  auto request = one_cpu();
+  const auto id = request.id;
+  request.last_attempt = 4;
+  request.running = scheduler::RunningAttempt{"local", 2, 512 * kMiB, office.desk.now()};
+  {
+    const auto lease = office.desk.adopt(std::move(request));
+    CHECK(lease.granted());
+    CHECK(office.desk.nodes().front().cpus_used == 2);
+    CHECK(office.desk.explain(id)->phase == scheduler::BuildPhase::Running);
+  }
+  CHECK(office.desk.nodes().front().cpus_used == 0);
+  CHECK_FALSE(office.desk.explain(id));
 }

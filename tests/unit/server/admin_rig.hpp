@@ -84,8 +84,7 @@ struct Fixture {
   tests::FakeExecutor executor{io.get_executor(), [](const auto&) {
                                  return tests::FakeBuild{};
                                }};
-  build::LeaseDesk leases{
-      std::make_unique<scheduler::LocalEngine>(scheduler::LocalEngineSettings())};
+  build::LeaseDesk leases{{}, {}, clock};
   build::Builder builder{{store, *logs, executor, leases, pool, clock, log, nullptr}, {}};
   aio::TaskGroup tasks{io.get_executor(), log};
   build::SharedBuilds builds{builder, tasks};

@@ -30,11 +30,20 @@ public:
   }
 };
 
-inline std::unique_ptr<scheduler::ComputeEngine> paper_engine() {
-  scheduler::LocalEngineSettings settings;
-  settings.capacity = scheduler::Capacity{2, 4 * kGiB};
-  settings.platforms = {"x86_64-linux"};
-  return std::make_unique<scheduler::LocalEngine>(settings);
+inline scheduler::NodeSpec paper_machine() {
+  scheduler::NodeSpec node;
+  node.name = "local";
+  node.cpus = 2;
+  node.memory_bytes = 4 * kGiB;
+  node.platforms = {"x86_64-linux"};
+  return node;
+}
+
+/// Machines that were lost are replaced at once.
+inline scheduler::SchedulerSettings paper_rules() {
+  scheduler::SchedulerSettings settings;
+  settings.restart_delay = std::chrono::milliseconds(1);
+  return settings;
 }
 
 /// A whole server in memory, with builds on paper.
@@ -62,7 +71,7 @@ struct PaperServer {
   store::Store store{*db, *segments, clock, model::StoreDir()};
   store::AccountId account = db->ensure_account("default");
   FakeExecutor executor;
-  build::LeaseDesk leases{paper_engine()};
+  build::LeaseDesk leases{paper_rules(), {paper_machine()}, clock};
   build::Builder builder{{store, *logs, executor, leases, pool, clock, log, nullptr}, {}};
   aio::TaskGroup tasks{io.get_executor(), log};
   build::SharedBuilds builds{builder, tasks};
