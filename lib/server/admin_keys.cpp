@@ -84,7 +84,7 @@ json::array words_of(const Permissions& permissions) {
   json::array list;
   for (const auto permission : kAllPermissions) {
     if (permissions.has(permission)) {
-      list.emplace_back(name_of(permission));
+      list.emplace_back(permission_name(permission));
     }
   }
   return list;

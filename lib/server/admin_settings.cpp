@@ -33,7 +33,7 @@ json::value value_of(const SettingSpec& spec, std::int64_t value) {
     json::array list;
     for (const auto permission : kAllPermissions) {
       if (Permissions::of_bits(static_cast<std::uint8_t>(value)).has(permission)) {
-        list.emplace_back(name_of(permission));
+        list.emplace_back(permission_name(permission));
       }
     }
     return list;

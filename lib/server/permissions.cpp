@@ -7,7 +7,7 @@
 
 namespace nixbuild::server {
 
-std::string_view name_of(Permission permission) noexcept {
+std::string_view permission_name(Permission permission) noexcept {
   switch (permission) {
   case Permission::StoreRead:
     return "store:read";
@@ -37,9 +37,10 @@ Permissions Permissions::parse(std::string_view text) {
       continue;
     }
     std::replace(word.begin(), word.end(), '-', ':');
-    const auto* found = std::find_if(kAllPermissions.begin(),
-                                     kAllPermissions.end(),
-                                     [&](Permission known) { return name_of(known) == word; });
+    const auto* found =
+        std::find_if(kAllPermissions.begin(), kAllPermissions.end(), [&](Permission known) {
+          return permission_name(known) == word;
+        });
     if (found == kAllPermissions.end()) {
       throw Error(Reaction::Reject,
                   "permission.unknown",
@@ -53,7 +54,7 @@ std::string Permissions::text() const {
   std::string result;
   for (const auto permission : kAllPermissions) {
     if (has(permission)) {
-      result += (result.empty() ? "" : " ") + std::string(name_of(permission));
+      result += (result.empty() ? "" : " ") + std::string(permission_name(permission));
     }
   }
   return result;
@@ -65,7 +66,7 @@ void Permissions::expect(Permission permission, std::string_view what) const {
                 "permission.missing",
                 fmt::format("{} needs the permission {}, which this key has not got",
                             what,
-                            name_of(permission)));
+                            permission_name(permission)));
   }
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <nixbuild/base/api.hpp>
+#include <nixbuild/protocol/wire.hpp>
 
 #include <array>
 #include <cstdint>
@@ -11,13 +12,10 @@
 /// What a key may do in its account. The names are those that nixbuild.net uses.
 namespace nixbuild::server {
 
-enum class Permission : std::uint8_t {
-  StoreRead = 1,     ///< `store:read`: ask about paths and fetch them
-  StoreWrite = 2,    ///< `store:write`: upload paths
-  BuildRead = 4,     ///< `build:read`: see builds and their logs
-  BuildWrite = 8,    ///< `build:write`: build, cancel
-  AccountWrite = 16, ///< `account:write`: change keys and settings
-};
+/// `store:read`: ask about paths and fetch them. `store:write`: upload paths. `build:read`: see
+/// builds and their logs. `build:write`: build, cancel. `account:write`: change keys and settings,
+/// and what concerns a whole store.
+using protocol::Permission;
 
 inline constexpr std::array kAllPermissions = {Permission::StoreRead,
                                                Permission::StoreWrite,
@@ -25,8 +23,8 @@ inline constexpr std::array kAllPermissions = {Permission::StoreRead,
                                                Permission::BuildWrite,
                                                Permission::AccountWrite};
 
-/// `store:read`.
-[[nodiscard]] NIXBUILD_API std::string_view name_of(Permission permission) noexcept;
+/// `store:read`. (The protocol's own `name_of` says `StoreRead`.)
+[[nodiscard]] NIXBUILD_API std::string_view permission_name(Permission permission) noexcept;
 
 /// A set of permissions. A value.
 class NIXBUILD_API Permissions {
@@ -54,11 +52,11 @@ public:
   [[nodiscard]] std::string text() const;
 
   constexpr void add(Permission permission) {
-    bits_ = static_cast<std::uint8_t>(bits_ | static_cast<std::uint8_t>(permission));
+    bits_ = static_cast<std::uint8_t>(bits_ | bit(permission));
   }
 
   [[nodiscard]] constexpr bool has(Permission permission) const {
-    return (bits_ & static_cast<std::uint8_t>(permission)) != 0;
+    return (bits_ & bit(permission)) != 0;
   }
 
   /// Error `permission.missing` (Denied) with the permission's name unless it is there. `what`
@@ -71,7 +69,7 @@ public:
   [[nodiscard]] static constexpr Permissions of_bits(std::uint8_t bits) {
     Permissions result;
     for (const auto permission : kAllPermissions) {
-      if ((bits & static_cast<std::uint8_t>(permission)) != 0) {
+      if ((bits & bit(permission)) != 0) {
         result.add(permission);
       }
     }
@@ -81,6 +79,10 @@ public:
   constexpr bool operator==(const Permissions&) const = default;
 
 private:
+  static constexpr std::uint8_t bit(Permission permission) {
+    return static_cast<std::uint8_t>(1U << static_cast<unsigned>(permission));
+  }
+
   std::uint8_t bits_ = 0;
 };
 
