@@ -47,12 +47,13 @@ int main() {
   build::SharedBuilds builds(builder, tasks);
   const server::SessionParts parts{store, *logs, builds, pool, log};
 
+  server::SessionCaller caller;
+  caller.account = account;
   const auto stream = [&](int fd) {
     return std::make_shared<aio::ByteStream>(io.get_executor(), UniqueFd(::dup(fd)));
   };
   int status = 1;
-  auto session =
-      server::run_serve_session(parts, {}, account, true, stream(0), stream(1), stream(2));
+  auto session = server::run_serve_session(parts, {}, caller, stream(0), stream(1), stream(2));
   boost::asio::co_spawn(io, std::move(session), [&](std::exception_ptr failure, int result) {
     status = failure ? 1 : result;
   });

@@ -70,19 +70,6 @@ bool truth(const toml::node& node) {
   return *value;
 }
 
-/// `true`: for ever (-1); `false`: not at all; else so many seconds.
-std::int64_t time_to_keep(const toml::node& node) {
-  constexpr std::int64_t most = 365 * 86400;
-  if (const auto always = node.value_exact<bool>()) {
-    return *always ? -1 : 0;
-  }
-  const auto seconds = node.value_exact<std::int64_t>();
-  if (!seconds || *seconds < 0 || *seconds > most) {
-    throw WrongValue(fmt::format("true, false, or seconds from 0 to {}", most));
-  }
-  return *seconds;
-}
-
 std::set<std::string> texts(const toml::node& node) {
   const auto* list = node.as_array();
   if (list == nullptr) {
@@ -174,26 +161,6 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
         {"max-build-memory-mib",
          [](C& c, const N& n) {
            c.max_build_memory_bytes = whole(n, 256, kMostMib) * kMiB;
-         }},
-        {"max-restarts",
-         [](C& c, const N& n) {
-           c.max_restarts = static_cast<unsigned>(whole(n, 0, 100));
-         }},
-        {"keep-builds-running",
-         [](C& c, const N& n) {
-           c.keep_running_seconds = time_to_keep(n);
-         }},
-        {"reuse-build-failures",
-         [](C& c, const N& n) {
-           c.reuse_failures = truth(n);
-         }},
-        {"reuse-build-timeouts",
-         [](C& c, const N& n) {
-           c.reuse_timeouts = truth(n);
-         }},
-        {"share-results",
-         [](C& c, const N& n) {
-           c.share_results = truth(n);
          }}}},
       {"sandbox",
        {{"accelerator",

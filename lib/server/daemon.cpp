@@ -8,6 +8,7 @@
 #include <nixbuild/server/late_executor.hpp>
 #include <nixbuild/server/recovery.hpp>
 #include <nixbuild/server/serve_session.hpp>
+#include <nixbuild/server/session_caller.hpp>
 #include <nixbuild/server/worker_session.hpp>
 #include <nixbuild/store/files.hpp>
 #include <nixbuild/store/sqlite.hpp>
@@ -30,6 +31,7 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -136,10 +138,31 @@ scheduler::NodeSpec this_machine(const Config& config, const MachineShare& share
   return node;
 }
 
+/// How the scheduler knows an account.
+scheduler::AccountPolicy policy_of_account(store::AccountId account, const AccountQuotas& quotas) {
+  constexpr std::uint64_t kMost = std::numeric_limits<unsigned>::max();
+  const auto small = [&](const std::optional<std::uint64_t>& value) {
+    return value ? std::optional(static_cast<unsigned>(std::min(*value, kMost))) : std::nullopt;
+  };
+  scheduler::AccountPolicy policy;
+  policy.account = std::to_string(account.value);
+  policy.weight = quotas.weight;
+  policy.quota.running = small(quotas.max_running_builds);
+  policy.quota.cpus = small(quotas.max_running_cpus);
+  policy.quota.memory_bytes = quotas.max_running_memory_bytes;
+  if (quotas.max_cpu_hours_per_month) {
+    policy.quota.cpu_time = std::chrono::hours(static_cast<std::int64_t>(
+        std::min<std::uint64_t>(*quotas.max_cpu_hours_per_month, 1U << 30)));
+  }
+  return policy;
+}
+
 build::BuilderSettings builder_settings(const Config& config, const MachineShare& share) {
   build::BuilderSettings settings;
   settings.cpus = share.build_cpus;
+  settings.max_cpus = share.cpus;
   settings.memory_bytes = share.build_memory_bytes;
+  settings.min_memory_bytes = std::min(kGiB, share.build_memory_bytes);
   settings.max_log_bytes = config.max_log_bytes;
   settings.max_output_bytes = config.max_output_bytes;
   settings.build_cores = share.build_cpus;
@@ -148,15 +171,6 @@ build::BuilderSettings builder_settings(const Config& config, const MachineShare
   if (config.max_build_memory_bytes != 0) {
     settings.max_memory_bytes = std::min(settings.max_memory_bytes, config.max_build_memory_bytes);
   }
-  auto& policy = settings.policy;
-  policy.keep = config.keep_running_seconds < 0   ? build::KeepRunning::Keep
-                : config.keep_running_seconds > 0 ? build::KeepRunning::Grace
-                                                  : build::KeepRunning::Abort;
-  policy.grace = std::chrono::seconds(std::max<std::int64_t>(config.keep_running_seconds, 0));
-  policy.reuse_failures = config.reuse_failures;
-  policy.reuse_timeouts = config.reuse_timeouts;
-  policy.share_results = config.share_results;
-  policy.max_restarts = config.max_restarts;
   return settings;
 }
 
@@ -235,6 +249,7 @@ struct Daemon::State {
   aio::Task<void> accept_sessions();
   aio::Task<void> serve(std::shared_ptr<UniqueFd> peer);
   aio::Task<int> run_session(ReceivedHandoff received);
+  SessionCaller caller_of(const Handoff& handoff);
   aio::Task<void> watch_idle();
   aio::Task<void> shut_down();
 };
@@ -289,6 +304,20 @@ aio::Task<void> Daemon::State::serve(std::shared_ptr<UniqueFd> peer) {
   }
 }
 
+/// Who asks, with the settings in force; the scheduler learns the account's share and quotas.
+/// Blocking.
+SessionCaller Daemon::State::caller_of(const Handoff& handoff) {
+  auto identity = accounts.identify(handoff);
+  SessionCaller caller;
+  caller.account = identity.account;
+  caller.permissions = identity.permissions;
+  caller.write = handoff.write;
+  caller.key = identity.key == 0 ? std::string() : std::to_string(identity.key);
+  caller.settings = SessionSettings::resolve(identity.layers, handoff.environment);
+  leases.set_account(policy_of_account(identity.account, caller.settings.quotas()));
+  return caller;
+}
+
 aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
   const auto executor_here = co_await asio::this_coro::executor;
   auto in = std::make_shared<aio::ByteStream>(executor_here, std::move(received.descriptors[0]));
@@ -299,14 +328,12 @@ aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
     co_return co_await run_admin_command(parts, std::move(handoff), in, out, err);
   }
   auto identify = [this, &handoff] {
-    auto identity = accounts.identify(handoff);
-    identity.permissions.expect(Permission::StoreRead, "a Nix client's session");
-    return identity;
+    return caller_of(handoff);
   };
-  std::optional<Identity> identity;
+  std::optional<SessionCaller> identified;
   std::string refusal;
   try {
-    identity = co_await pool.run(std::move(identify));
+    identified = co_await pool.run(std::move(identify));
   } catch (const Error& error) {
     refusal = fmt::format("error: {}\n", error.what());
   }
@@ -314,16 +341,19 @@ aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
     co_await err->write_all(bytes_of(refusal), std::chrono::seconds(2));
     co_return 3;
   }
-  // Uploads and builds come through one door, which opens for both permissions together.
-  const bool write_allowed = handoff.write && identity->permissions.has(Permission::StoreWrite) &&
-                             identity->permissions.has(Permission::BuildWrite);
   SessionLimits limits;
-  if (handoff.kind == HandoffKind::Worker) {
-    co_return co_await run_worker_session(
-        parts, limits, identity->account, write_allowed, in, out, err);
+  SessionCaller caller = std::move(*identified);
+  std::string warnings;
+  for (const auto& warning : caller.settings.warnings()) {
+    warnings += fmt::format("[nixbuild] {}\n", warning);
   }
-  co_return co_await run_serve_session(
-      parts, limits, identity->account, write_allowed, in, out, err);
+  if (!warnings.empty()) {
+    co_await err->write_all(bytes_of(warnings), limits.deaf);
+  }
+  if (handoff.kind == HandoffKind::Worker) {
+    co_return co_await run_worker_session(parts, limits, std::move(caller), in, out, err);
+  }
+  co_return co_await run_serve_session(parts, limits, std::move(caller), in, out, err);
 }
 
 aio::Task<void> Daemon::State::watch_idle() {

@@ -22,15 +22,15 @@ namespace {
 /// last frees it.
 struct GraphRun {
   GraphRun(const SessionParts& p,
-           store::AccountId a,
+           SessionCaller whose,
            GraphOrder o,
            std::shared_ptr<HangUpWatch> c,
            BuildGraph g)
-      : parts(p), account(a), order(std::move(o)), client(std::move(c)), graph(std::move(g)),
-        waiting_for(graph.nodes.size()), results(graph.nodes.size()) {}
+      : parts(p), caller(std::move(whose)), order(std::move(o)), client(std::move(c)),
+        graph(std::move(g)), waiting_for(graph.nodes.size()), results(graph.nodes.size()) {}
 
   const SessionParts& parts;
-  store::AccountId account;
+  SessionCaller caller;
   GraphOrder order;
   std::shared_ptr<HangUpWatch> client;
   BuildGraph graph;
@@ -126,7 +126,7 @@ build::BuildRequest GraphRun::request_for(std::size_t index) const {
     }
   }
   model::sort_unique(derivation.input_sources);
-  return {account, node.path, std::move(derivation), order.options};
+  return caller.order(node.path, std::move(derivation), order.options);
 }
 
 aio::Task<void> build_one(std::shared_ptr<GraphRun> run, std::size_t index) {
@@ -222,19 +222,19 @@ void lease_graph(const BuildGraph& graph, store::Lease& lease) {
 } // namespace
 
 aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
-                                                   store::AccountId account,
+                                                   const SessionCaller& caller,
                                                    store::Lease& lease,
                                                    std::vector<protocol::DerivedPath> targets,
                                                    GraphOrder order,
                                                    std::shared_ptr<HangUpWatch> client) {
   const auto strand = co_await asio::this_coro::executor;
-  auto load = [&parts, account, &targets] {
-    return load_build_graph(parts.store, account, targets);
+  auto load = [&parts, &caller, &targets] {
+    return load_build_graph(parts.store, caller.account, targets);
   };
   auto graph = co_await parts.pool.run(std::move(load));
   lease_graph(graph, lease);
   auto run = std::make_shared<GraphRun>(
-      parts, account, std::move(order), std::move(client), std::move(graph));
+      parts, caller, std::move(order), std::move(client), std::move(graph));
   run->begin();
   try {
     for (;;) {

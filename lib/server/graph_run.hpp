@@ -35,7 +35,7 @@ struct TargetResult {
 /// every path of the graph. Errors: those of load_build_graph, `session.client-gone`, and faults of
 /// this machine. On an error the builds that still run are left within a second.
 aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
-                                                   store::AccountId account,
+                                                   const SessionCaller& caller,
                                                    store::Lease& lease,
                                                    std::vector<protocol::DerivedPath> targets,
                                                    GraphOrder order,

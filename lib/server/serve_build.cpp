@@ -54,8 +54,7 @@ aio::Task<void> ServeState::build_derivation(serve::BuildDerivation request) {
     }
   }
   const auto hashes = model::realisation_hashes(parts_.store.dir(), request.derivation);
-  build::BuildRequest wanted{
-      account_, request.path, std::move(request.derivation), request.options};
+  auto wanted = caller_.order(request.path, std::move(request.derivation), request.options);
   auto attachment = co_await parts_.builds.ask(std::move(wanted));
   const HangUpWatch client(co_await asio::this_coro::executor, in_, err_->shared_stream());
   RawLog log(err_, parts_.log);
@@ -79,7 +78,7 @@ aio::Task<void> ServeState::build_paths(serve::BuildPaths request) {
   const auto strand = co_await asio::this_coro::executor;
   auto client = std::make_shared<HangUpWatch>(strand, in_, err_->shared_stream());
   const auto results = co_await build_targets(
-      parts_, account_, lease_, std::move(targets), std::move(order), std::move(client));
+      parts_, caller_, lease_, std::move(targets), std::move(order), std::move(client));
   const auto worst = std::find_if(results.begin(), results.end(), [](const TargetResult& target) {
     return !model::is_success(target.result.status);
   });

@@ -27,15 +27,14 @@ constexpr std::size_t kAnswerAtOnce = 16;
 
 ServeState::ServeState(const SessionParts& parts,
                        SessionLimits limits,
-                       store::AccountId account,
-                       bool write_allowed,
+                       SessionCaller caller,
                        std::shared_ptr<aio::ByteStream> in,
                        std::shared_ptr<aio::ByteStream> out,
                        std::shared_ptr<aio::ByteStream> err)
-    : parts_(parts), limits_(limits), account_(account), write_allowed_(write_allowed),
+    : parts_(parts), limits_(limits), caller_(std::move(caller)), account_(caller_.account),
       in_(std::move(in)), out_(std::move(out)),
       err_(std::make_shared<SharedWriter>(std::move(err), limits.deaf)),
-      reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account)),
+      reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account_)),
       buffer_(kReadBuffer) {}
 
 aio::Task<bool> ServeState::fill(std::chrono::milliseconds patience) {
@@ -95,11 +94,7 @@ aio::Task<void> ServeState::converse() {
 }
 
 aio::Task<void> ServeState::answer(serve::Request request) {
-  if (serve::needs_write(request) && !write_allowed_) {
-    throw Error(Reaction::Denied,
-                "serve.read-only",
-                fmt::format("{} is refused: this session may not write", serve::name_of(request)));
-  }
+  caller_.expect(serve::permission_of(request), serve::name_of(request));
   if (auto* valid = std::get_if<serve::QueryValidPaths>(&request)) {
     co_await query_valid_paths(std::move(*valid));
   } else if (auto* infos = std::get_if<serve::QueryPathInfos>(&request)) {
@@ -209,13 +204,11 @@ aio::Task<void> ServeState::complain(std::string message) {
 
 aio::Task<int> run_serve_session(const SessionParts& parts,
                                  SessionLimits limits,
-                                 store::AccountId account,
-                                 bool write_allowed,
+                                 SessionCaller caller,
                                  std::shared_ptr<aio::ByteStream> in,
                                  std::shared_ptr<aio::ByteStream> out,
                                  std::shared_ptr<aio::ByteStream> err) {
-  ServeState state(
-      parts, limits, account, write_allowed, std::move(in), std::move(out), std::move(err));
+  ServeState state(parts, limits, std::move(caller), std::move(in), std::move(out), std::move(err));
   std::string failure;
   try {
     co_await state.converse();

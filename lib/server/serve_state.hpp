@@ -17,8 +17,7 @@ class ServeState {
 public:
   ServeState(const SessionParts& parts,
              SessionLimits limits,
-             store::AccountId account,
-             bool write_allowed,
+             SessionCaller caller,
              std::shared_ptr<aio::ByteStream> in,
              std::shared_ptr<aio::ByteStream> out,
              std::shared_ptr<aio::ByteStream> err);
@@ -46,8 +45,8 @@ private:
 
   const SessionParts& parts_;
   SessionLimits limits_;
+  SessionCaller caller_;
   store::AccountId account_;
-  bool write_allowed_;
   std::shared_ptr<aio::ByteStream> in_;
   std::shared_ptr<aio::ByteStream> out_;
   std::shared_ptr<SharedWriter> err_;

@@ -59,7 +59,7 @@ aio::Task<std::vector<TargetResult>> WorkerState::build(std::vector<protocol::De
   const auto strand = co_await asio::this_coro::executor;
   auto client = std::make_shared<HangUpWatch>(strand, in_, out_->shared_stream());
   co_return co_await build_targets(
-      parts_, account_, lease_, std::move(targets), std::move(order), std::move(client));
+      parts_, caller_, lease_, std::move(targets), std::move(order), std::move(client));
 }
 
 aio::Task<void> WorkerState::perform(worker::BuildPaths& request) {
@@ -101,7 +101,7 @@ aio::Task<void> WorkerState::perform(worker::BuildDerivation& request) {
   }
   worker::BuildReply reply;
   reply.keys = keys_of(parts_.store.dir(), request.derivation);
-  build::BuildRequest wanted{account_, request.path, std::move(request.derivation), options_};
+  auto wanted = caller_.order(request.path, std::move(request.derivation), options_);
   auto attachment = co_await parts_.builds.ask(std::move(wanted));
   const HangUpWatch client(co_await asio::this_coro::executor, in_, out_->shared_stream());
   ActivityLog log(out_, peer_, last_activity_, parts_.store.dir().print(request.path));

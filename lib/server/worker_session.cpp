@@ -27,13 +27,12 @@ bool ends_session(const Error& error) {
 
 WorkerState::WorkerState(const SessionParts& parts,
                          SessionLimits limits,
-                         store::AccountId account,
-                         bool write_allowed,
+                         SessionCaller caller,
                          std::shared_ptr<aio::ByteStream> in,
                          std::shared_ptr<aio::ByteStream> out)
-    : parts_(parts), limits_(limits), account_(account), write_allowed_(write_allowed),
+    : parts_(parts), limits_(limits), caller_(std::move(caller)), account_(caller_.account),
       in_(std::move(in)), out_(std::make_shared<SharedWriter>(std::move(out), limits.stalled)),
-      reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account)),
+      reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account_)),
       buffer_(kReadBuffer) {}
 
 aio::Task<bool> WorkerState::fill(std::chrono::milliseconds patience) {
@@ -111,19 +110,6 @@ aio::Task<void> WorkerState::converse() {
   }
 }
 
-void WorkerState::expect_allowed(const worker::Request& request) const {
-  const auto permission = worker::permission_of(request);
-  const bool reads = permission == protocol::Permission::StoreRead ||
-                     permission == protocol::Permission::BuildRead;
-  if (!reads && !write_allowed_) {
-    throw Error(Reaction::Denied,
-                "worker.denied",
-                fmt::format("{} is refused: it needs the permission {}",
-                            worker::name_of(request),
-                            protocol::name_of(permission)));
-  }
-}
-
 aio::Task<void> WorkerState::serve(worker::Request request) {
   const auto payload = worker::payload_of(request, peer_);
   frames_.reset();
@@ -132,7 +118,7 @@ aio::Task<void> WorkerState::serve(worker::Request request) {
   }
   std::optional<Error> failure;
   try {
-    expect_allowed(request);
+    caller_.expect(worker::permission_of(request), worker::name_of(request));
     auto dispatch = [this](auto& wanted) {
       return perform(wanted);
     };
@@ -201,12 +187,11 @@ aio::Task<void> WorkerState::say_last_words(std::string message) {
 
 aio::Task<int> run_worker_session(const SessionParts& parts,
                                   SessionLimits limits,
-                                  store::AccountId account,
-                                  bool write_allowed,
+                                  SessionCaller caller,
                                   std::shared_ptr<aio::ByteStream> in,
                                   std::shared_ptr<aio::ByteStream> out,
                                   std::shared_ptr<aio::ByteStream> err) {
-  WorkerState state(parts, limits, account, write_allowed, std::move(in), std::move(out));
+  WorkerState state(parts, limits, std::move(caller), std::move(in), std::move(out));
   std::string failure;
   try {
     co_await state.converse();

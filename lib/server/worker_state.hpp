@@ -19,8 +19,7 @@ class WorkerState {
 public:
   WorkerState(const SessionParts& parts,
               SessionLimits limits,
-              store::AccountId account,
-              bool write_allowed,
+              SessionCaller caller,
               std::shared_ptr<aio::ByteStream> in,
               std::shared_ptr<aio::ByteStream> out);
 
@@ -38,7 +37,6 @@ private:
   /// Last and the reply, gathered.
   void conclude(const protocol::worker::Reply& reply);
   void say(const protocol::worker::LogMessage& message);
-  void expect_allowed(const protocol::worker::Request& request) const;
   /// Error `worker.invalid-path`, in Nix's words.
   [[noreturn]] void fail_invalid(const model::StorePath& path) const;
   aio::Task<bool> valid(model::StorePath path);
@@ -95,8 +93,8 @@ private:
 
   const SessionParts& parts_;
   SessionLimits limits_;
+  SessionCaller caller_;
   store::AccountId account_;
-  bool write_allowed_;
   std::shared_ptr<aio::ByteStream> in_;
   std::shared_ptr<SharedWriter> out_;
   protocol::worker::RequestReader reader_;

@@ -22,7 +22,7 @@ BODY = f"i=0; while [ $i -lt {STEPS} ]; do echo step-$i; i=$((i+1)); $busybox/bi
 @pytest.fixture(scope="module")
 def server(module_scratch):
     config = module_scratch / "nixbuild.toml"
-    config.write_text("[builds]\nkeep-builds-running = 300\n")
+    config.write_text("[settings]\nkeep-builds-running = 300\n")
     with conftest.Server(module_scratch, config=config) as started:
         yield started
         conftest.keep_log(started)

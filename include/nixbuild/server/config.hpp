@@ -26,13 +26,6 @@ struct Config {
   std::set<std::string> features = {"benchmark", "big-parallel"};
   /// Memory that a build's machine may grow to after it ran out; 0: as much as `memory_bytes`.
   std::uint64_t max_build_memory_bytes = 0;
-  unsigned max_restarts = 2; ///< of one build, after its machine was lost
-  /// What becomes of a build whose last asker leaves: ends at once (0), after so many seconds, or
-  /// (negative) never.
-  std::int64_t keep_running_seconds = 0;
-  bool reuse_failures = false; ///< a failure seen before is told again instead of building
-  bool reuse_timeouts = false;
-  bool share_results = false; ///< between accounts, where all input contents are equal
   // [sandbox]
   std::string accelerator = "auto"; ///< `auto`, `kvm` or `tcg`
   bool allow_emulation = false;     ///< emulation with more than one account

@@ -8,6 +8,7 @@
 #include <nixbuild/build/shared_builds.hpp>
 #include <nixbuild/protocol/wire.hpp>
 #include <nixbuild/server/accounts.hpp>
+#include <nixbuild/server/session_caller.hpp>
 #include <nixbuild/store/log_store.hpp>
 #include <nixbuild/store/store.hpp>
 
@@ -39,8 +40,7 @@ struct SessionLimits {
 /// on. Source: protocol facts 2.
 NIXBUILD_API aio::Task<int> run_serve_session(const SessionParts& parts,
                                               SessionLimits limits,
-                                              store::AccountId account,
-                                              bool write_allowed,
+                                              SessionCaller caller,
                                               std::shared_ptr<aio::ByteStream> in,
                                               std::shared_ptr<aio::ByteStream> out,
                                               std::shared_ptr<aio::ByteStream> err);

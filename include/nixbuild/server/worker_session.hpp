@@ -16,8 +16,7 @@ namespace nixbuild::server {
 /// Source: protocol facts 3.
 NIXBUILD_API aio::Task<int> run_worker_session(const SessionParts& parts,
                                                SessionLimits limits,
-                                               store::AccountId account,
-                                               bool write_allowed,
+                                               SessionCaller caller,
                                                std::shared_ptr<aio::ByteStream> in,
                                                std::shared_ptr<aio::ByteStream> out,
                                                std::shared_ptr<aio::ByteStream> err);

@@ -38,11 +38,6 @@ build-memory-mib = 512
 max-log-mib = 3
 max-output-mib = 5
 max-build-memory-mib = 2048
-max-restarts = 5
-keep-builds-running = true
-reuse-build-failures = true
-reuse-build-timeouts = true
-share-results = true
 platforms = ["x86_64-linux"]
 features = ["kvm"]
 [sandbox]
@@ -70,11 +65,6 @@ dir = "/gnu/store"
   CHECK(config.max_log_bytes == 3 * kMiB);
   CHECK(config.max_output_bytes == 5 * kMiB);
   CHECK(config.max_build_memory_bytes == 2 * kGiB);
-  CHECK(config.max_restarts == 5);
-  CHECK(config.keep_running_seconds == -1);
-  CHECK(config.reuse_failures);
-  CHECK(config.reuse_timeouts);
-  CHECK(config.share_results);
   CHECK(config.platforms == std::set<std::string>{"x86_64-linux"});
   CHECK(config.features == std::set<std::string>{"kvm"});
   CHECK(config.accelerator == "tcg");
@@ -112,11 +102,6 @@ TEST_CASE("config: mistakes are told with file and line", "[server][reject]") {
   CHECK(error_of("[settings]\nmax-cpu = 1.5\n").code() == "config.value");
   CHECK(error_of("[settings]\nmax-cpu = [1]\n").code() == "config.value");
   CHECK(error_of("settings = 1\n").code() == "config.unknown-key");
-  CHECK(error_of("[builds]\nkeep-builds-running = -5\n").code() == "config.value");
-  CHECK(error_of("[builds]\nkeep-builds-running = \"yes\"\n").code() == "config.value");
-  const auto seconds =
-      server::parse_config("[builds]\nkeep-builds-running = 90\n", "nixbuild.toml");
-  CHECK(seconds.keep_running_seconds == 90);
 }
 
 TEST_CASE("config: a file that is not there is told by name", "[server][reject]") {

@@ -39,11 +39,19 @@ aio::Task<void> run_session(PaperServer& server,
   limits.deaf = std::chrono::seconds(1);
   int result = 0;
   if (worker) {
-    result = co_await server::run_worker_session(
-        server.parts, limits, server.account, true, std::move(in), std::move(out), std::move(err));
+    result = co_await server::run_worker_session(server.parts,
+                                                 limits,
+                                                 tests::caller_of(server, true),
+                                                 std::move(in),
+                                                 std::move(out),
+                                                 std::move(err));
   } else {
-    result = co_await server::run_serve_session(
-        server.parts, limits, server.account, true, std::move(in), std::move(out), std::move(err));
+    result = co_await server::run_serve_session(server.parts,
+                                                limits,
+                                                tests::caller_of(server, true),
+                                                std::move(in),
+                                                std::move(out),
+                                                std::move(err));
   }
   status->set_value(result);
 }

@@ -79,6 +79,13 @@ struct PaperServer {
   std::jthread loop;
 };
 
+inline server::SessionCaller caller_of(const PaperServer& server, bool write) {
+  server::SessionCaller caller;
+  caller.account = server.account;
+  caller.write = write;
+  return caller;
+}
+
 inline model::StorePath path_named(std::string_view name) {
   const auto digest = hash_of(HashAlgorithm::Sha1, bytes_of(name));
   return model::StorePath(digest.bytes(), name);

@@ -39,8 +39,12 @@ aio::Task<void> run_session(PaperServer& server,
   server::SessionLimits limits;
   limits.stalled = std::chrono::seconds(5);
   limits.deaf = std::chrono::seconds(1);
-  const int result = co_await server::run_serve_session(
-      server.parts, limits, server.account, write, std::move(in), std::move(out), std::move(err));
+  const int result = co_await server::run_serve_session(server.parts,
+                                                        limits,
+                                                        tests::caller_of(server, write),
+                                                        std::move(in),
+                                                        std::move(out),
+                                                        std::move(err));
   status->set_value(result);
 }
 

@@ -106,6 +106,8 @@ TEST_CASE("settings: where 0 is unlimited a cap counts it as the most", "[server
 
 TEST_CASE("settings: sharing of results that is off stays off", "[server][settings]") {
   StoredLayers layers;
+  CHECK_FALSE(build_of(layers).share_results);
+  layers.account = {{"share-results", "true"}};
   CHECK(build_of(layers).share_results);
   layers.system = {{"share-results", "false"}};
   layers.account = {{"share-results", "true"}};
@@ -221,9 +223,9 @@ TEST_CASE("settings: a build gets what nothing was said about from the defaults"
   CHECK(build.timeout.count() == 0);
   CHECK(build.max_silent_time.count() == 0);
   CHECK(build.max_log_bytes == 0);
-  CHECK(build.reuse_failures);
+  CHECK_FALSE(build.reuse_failures);
   CHECK_FALSE(build.reuse_timeouts);
-  CHECK(build.share_results);
+  CHECK_FALSE(build.share_results);
   CHECK(build.priority == 0);
   CHECK_FALSE(build.interactive);
   CHECK(build.tags.empty());
@@ -243,7 +245,7 @@ TEST_CASE("settings: a build gets every setting that is given", "[server][settin
                                "NIXBUILD_TIMEOUT=1h",
                                "NIXBUILD_MAX_SILENT_TIME=5m",
                                "NIXBUILD_MAX_LOG_SIZE=1MiB",
-                               "NIXBUILD_REUSE_BUILD_FAILURES=",
+                               "NIXBUILD_REUSE_BUILD_FAILURES=1",
                                "NIXBUILD_REUSE_BUILD_TIMEOUTS=1",
                                "NIXBUILD_PRIORITY=-3",
                                "NIXBUILD_INTERACTIVE=true"});
@@ -258,7 +260,7 @@ TEST_CASE("settings: a build gets every setting that is given", "[server][settin
   CHECK(build.timeout == std::chrono::hours(1));
   CHECK(build.max_silent_time == std::chrono::minutes(5));
   CHECK(build.max_log_bytes == kMiB);
-  CHECK_FALSE(build.reuse_failures);
+  CHECK(build.reuse_failures);
   CHECK(build.reuse_timeouts);
   CHECK(build.priority == -3);
   CHECK(build.interactive);

@@ -37,8 +37,12 @@ aio::Task<void> run_session(PaperServer& server,
   auto err = std::make_shared<aio::ByteStream>(here, std::move((*fds)[2]));
   server::SessionLimits limits;
   limits.stalled = std::chrono::seconds(5);
-  const int result = co_await server::run_worker_session(
-      server.parts, limits, server.account, write, std::move(in), std::move(out), std::move(err));
+  const int result = co_await server::run_worker_session(server.parts,
+                                                         limits,
+                                                         tests::caller_of(server, write),
+                                                         std::move(in),
+                                                         std::move(out),
+                                                         std::move(err));
   status->set_value(result);
 }
 
