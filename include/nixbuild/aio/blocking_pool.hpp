@@ -4,6 +4,8 @@
 #include <nixbuild/aio/task.hpp>
 #include <nixbuild/base/api.hpp>
 
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/thread_pool.hpp>
@@ -25,7 +27,8 @@ public:
   explicit BlockingPool(std::size_t threads) : pool_(threads) {}
 
   /// Runs `work` on one of the threads and comes back to the caller's executor with its result or
-  /// its exception. The work itself cannot be cancelled. Name the callable before awaiting
+  /// its exception. Neither the work nor the wait for it can be cancelled; a caller that was
+  /// cancelled meanwhile hears of it at its next wait. Name the callable before awaiting
   /// (`auto work = …; co_await pool.run(std::move(work));`): g++ 12 miscompiles a capturing lambda
   /// that is a temporary of an expression with co_await.
   template <class Work>
@@ -33,13 +36,12 @@ public:
     using Result = std::invoke_result_t<Work&>;
     if constexpr (std::is_void_v<Result>) {
       Task<void> body = call(std::move(work));
-      co_await boost::asio::co_spawn(
-          pool_.get_executor(), std::move(body), boost::asio::use_awaitable);
+      co_await boost::asio::co_spawn(pool_.get_executor(), std::move(body), uncancelled());
     } else {
       // Asio wants results that can be made from nothing, hence the optional.
       Task<std::optional<Result>> body = call_for<Result>(std::move(work));
-      std::optional<Result> result = co_await boost::asio::co_spawn(
-          pool_.get_executor(), std::move(body), boost::asio::use_awaitable);
+      std::optional<Result> result =
+          co_await boost::asio::co_spawn(pool_.get_executor(), std::move(body), uncancelled());
       co_return std::move(*result);
     }
   }
@@ -90,6 +92,13 @@ public:
   void join() { pool_.join(); }
 
 private:
+  /// A cancellation that reached Asio's coroutine on the pool's thread would be thrown there, past
+  /// everyone who could catch it.
+  static auto uncancelled() {
+    return boost::asio::bind_cancellation_slot(boost::asio::cancellation_slot(),
+                                               boost::asio::use_awaitable);
+  }
+
   template <class Work>
   static Task<void> call(Work work) {
     work();
