@@ -192,6 +192,19 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
          [](C& c, const N& n) {
            c.keys_file = text(n);
          }}}},
+      {"http",
+       {{"listen",
+         [](C& c, const N& n) {
+           c.http_listen = text(n);
+         }},
+        {"allow-remote",
+         [](C& c, const N& n) {
+           c.http_allow_remote = truth(n);
+         }},
+        {"tokens",
+         [](C& c, const N& n) {
+           c.http_tokens = text(n);
+         }}}},
       {"store",
        {{"dir",
          [](C& c, const N& n) {

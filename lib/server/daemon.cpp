@@ -5,6 +5,7 @@
 #include <nixbuild/server/admin.hpp>
 #include <nixbuild/server/daemon.hpp>
 #include <nixbuild/server/handoff.hpp>
+#include <nixbuild/server/http.hpp>
 #include <nixbuild/server/late_executor.hpp>
 #include <nixbuild/server/recovery.hpp>
 #include <nixbuild/server/serve_session.hpp>
@@ -94,6 +95,15 @@ store::FileSegmentOptions lazy_segments() {
   store::FileSegmentOptions options;
   options.durable = false;
   return options;
+}
+
+HttpSettings http_settings(const std::string& state_dir, const Config& config) {
+  HttpSettings settings;
+  settings.listen = config.http_listen;
+  settings.allow_remote = config.http_allow_remote;
+  settings.tokens_file =
+      config.http_tokens.empty() ? state_dir + "/http-tokens" : config.http_tokens;
+  return settings;
 }
 
 UniqueFd lock_state_dir(const std::string& state_dir) {
@@ -214,6 +224,8 @@ struct Daemon::State {
   aio::TaskGroup session_tasks;
   build::SharedBuilds builds;
   SessionParts parts;
+  ServerCounters counters;
+  std::unique_ptr<HttpServer> http; ///< none: not configured
   asio::local::stream_protocol::acceptor acceptor;
   asio::steady_timer idle_timer;
   MonotonicTime last_work;
@@ -243,6 +255,13 @@ struct Daemon::State {
     auto listener =
         settings.listener ? std::move(settings.listener) : listen_for_handoffs(settings.state_dir);
     acceptor.assign(asio::local::stream_protocol(), listener.release());
+    if (!settings.config.http_listen.empty()) {
+      const HttpParts http_parts{store, *logs, clock, counters, log};
+      http = std::make_unique<HttpServer>(io.get_executor(),
+                                          http_settings(settings.state_dir, settings.config),
+                                          http_parts,
+                                          HttpHooks{});
+    }
   }
 
   void take_up_builds();
@@ -324,6 +343,10 @@ aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
   auto out = std::make_shared<aio::ByteStream>(executor_here, std::move(received.descriptors[1]));
   auto err = std::make_shared<aio::ByteStream>(executor_here, std::move(received.descriptors[2]));
   auto& handoff = received.handoff;
+  const CountedSession counted(counters,
+                               handoff.kind == HandoffKind::Admin    ? SessionProtocol::Admin
+                               : handoff.kind == HandoffKind::Worker ? SessionProtocol::Worker
+                                                                     : SessionProtocol::Serve);
   if (handoff.kind == HandoffKind::Admin) {
     co_return co_await run_admin_command(parts, std::move(handoff), in, out, err);
   }
@@ -388,6 +411,9 @@ aio::Task<void> Daemon::State::shut_down() {
   boost::system::error_code ignored;
   acceptor.close(ignored);
   builds.leave_running();
+  if (http) {
+    http->stop();
+  }
   session_tasks.cancel();
   build_tasks.cancel();
   asio::steady_timer timer(io);
@@ -414,6 +440,10 @@ int Daemon::run() {
   const auto strand = asio::any_io_executor(state.io.get_executor());
   own.spawn("accepting sessions", state.accept_sessions());
   own.spawn("watching for idleness", state.watch_idle());
+  if (state.http) {
+    state.http->start();
+    state.log.info("HTTP on " + state.http->address());
+  }
   asio::signal_set signals(state.io, SIGTERM, SIGINT);
   signals.async_wait([&](boost::system::error_code error, int number) {
     if (!error) {

@@ -39,6 +39,10 @@ struct Config {
   std::string keys_file;
   // [settings]
   std::map<std::string, std::string> settings; ///< of every account; checked against the table
+  // [http]
+  std::string http_listen;        ///< `unix:PATH`, `ADDRESS:PORT`, `[ADDRESS]:PORT`; empty: off
+  bool http_allow_remote = false; ///< an address beyond the loopback device
+  std::string http_tokens;        ///< empty: `http-tokens` in the state directory
   // [store]
   std::string store_dir = "/nix/store";
 };

@@ -1,0 +1,111 @@
+#include "api.hpp"
+
+#include <fmt/format.h>
+
+/// The Prometheus text format, version 0.0.4: all names and labels here are our own words, so that
+/// nothing needs escaping.
+namespace nixbuild::server {
+
+namespace {
+
+enum class Kind : std::uint8_t { Counter, Gauge };
+
+class MetricsText {
+public:
+  void begin(std::string_view name, Kind kind, std::string_view help) {
+    name_ = name;
+    text_ += fmt::format("# HELP {} {}\n# TYPE {} {}\n",
+                         name,
+                         help,
+                         name,
+                         kind == Kind::Counter ? "counter" : "gauge");
+  }
+
+  template <class Number>
+  void value(Number number) {
+    text_ += fmt::format("{} {}\n", name_, number);
+  }
+
+  template <class Number>
+  void value(std::string_view label, std::string_view label_value, Number number) {
+    text_ += fmt::format("{}{{{}=\"{}\"}} {}\n", name_, label, label_value, number);
+  }
+
+  [[nodiscard]] std::string take() { return std::move(text_); }
+
+private:
+  std::string name_;
+  std::string text_;
+};
+
+constexpr std::array<std::string_view, kSessionProtocols> kProtocolNames = {
+    "serve", "worker", "admin"};
+
+void put_builds(MetricsText& text, const ApiCall& call) {
+  text.begin("nixbuild_builds_ended_total", Kind::Counter, "Builds that ended, by how.");
+  for (std::size_t i = 0; i < kReportedStatusCount; ++i) {
+    const auto status = static_cast<ReportedStatus>(i);
+    if (has_ended(status)) {
+      text.value("status", name_of(status), call.parts.counters.builds_ended(status));
+    }
+  }
+  if (call.hooks.build_load) {
+    const auto load = call.hooks.build_load();
+    text.begin("nixbuild_builds_running", Kind::Gauge, "Builds that have a machine.");
+    text.value(load.running);
+    text.begin("nixbuild_builds_waiting", Kind::Gauge, "Builds that wait for a machine.");
+    text.value(load.waiting);
+  }
+  text.begin("nixbuild_log_bytes_total", Kind::Counter, "Bytes that builders wrote to their logs.");
+  text.value(call.parts.counters.log_bytes());
+}
+
+void put_sessions(MetricsText& text, const ServerCounters& counters) {
+  text.begin("nixbuild_sessions_open", Kind::Gauge, "Sessions that are open, by protocol.");
+  for (std::size_t i = 0; i < kSessionProtocols; ++i) {
+    text.value(
+        "protocol", kProtocolNames.at(i), counters.open_sessions(static_cast<SessionProtocol>(i)));
+  }
+  text.begin("nixbuild_sessions_total", Kind::Counter, "Sessions that began, by protocol.");
+  for (std::size_t i = 0; i < kSessionProtocols; ++i) {
+    text.value(
+        "protocol", kProtocolNames.at(i), counters.sessions(static_cast<SessionProtocol>(i)));
+  }
+}
+
+void put_http(MetricsText& text, const ApiCall& call) {
+  text.begin("nixbuild_http_connections", Kind::Gauge, "HTTP connections that are open.");
+  text.value(call.open_connections);
+  text.begin("nixbuild_http_requests_total", Kind::Counter, "HTTP requests answered, by status.");
+  constexpr unsigned first = 100;
+  constexpr unsigned last = 599;
+  for (unsigned status = first; status <= last; ++status) {
+    if (const auto count = call.parts.counters.http_answers(status); count > 0) {
+      text.value("code", std::to_string(status), count);
+    }
+  }
+}
+
+} // namespace
+
+ApiAnswer show_metrics(ApiCall& call) {
+  call.query.expect_empty();
+  MetricsText text;
+  text.begin("nixbuild_build_info", Kind::Gauge, "Always 1; which version runs.");
+  text.value("version", NIXBUILD_VERSION, 1);
+  text.begin("nixbuild_uptime_seconds", Kind::Gauge, "Since the daemon's start.");
+  text.value(fmt::format("{:.3f}", call.uptime_seconds));
+  put_builds(text, call);
+  put_sessions(text, call.parts.counters);
+  if (call.hooks.stored_bytes) {
+    text.begin("nixbuild_store_bytes", Kind::Gauge, "Bytes that the store takes on the disk.");
+    text.value(call.hooks.stored_bytes());
+  }
+  put_http(text, call);
+  ApiAnswer answer;
+  answer.type = "text/plain; version=0.0.4; charset=utf-8";
+  answer.body = text.take();
+  return answer;
+}
+
+} // namespace nixbuild::server

@@ -1,0 +1,18 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace nixbuild::server {
+
+/// Microseconds since 1970 of `2026-01-31`, `2026-01-31T12:00:00Z` (up to six decimals behind the
+/// seconds), or a whole number of seconds since 1970; always UTC, years 1970 to 9999. Nothing for
+/// anything else.
+[[nodiscard]] std::optional<std::int64_t> parse_time_us(std::string_view text) noexcept;
+
+/// `2026-01-31`, the day in UTC. For times of years 1970 to 9999.
+[[nodiscard]] std::string day_of(std::int64_t microseconds);
+
+} // namespace nixbuild::server

@@ -1,0 +1,148 @@
+#include "api.hpp"
+#include "api_time.hpp"
+
+#include <nixbuild/server/reported_status.hpp>
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/serialize.hpp>
+
+#include <algorithm>
+#include <map>
+
+namespace nixbuild::server {
+
+namespace json = boost::json;
+
+namespace {
+
+double seconds(std::uint64_t microseconds) {
+  return static_cast<double>(microseconds) / 1e6;
+}
+
+/// Ended, had a machine, and the fault was not ours.
+bool is_billable(const store::BuildRecord& record) {
+  const auto status = reported_status(record);
+  return has_ended(status) && status != ReportedStatus::InternalError && record.started_us != 0;
+}
+
+struct Spent {
+  std::uint64_t builds = 0;
+  std::uint64_t cpu_us = 0;
+
+  void add(const Spent& other) {
+    builds += other.builds;
+    cpu_us += other.cpu_us;
+  }
+
+  void put_into(json::object& object) const {
+    object["billable_build_count"] = builds;
+    object["billable_cpu_seconds"] = seconds(cpu_us);
+  }
+};
+
+/// How long at least one of them had a machine. Sorts `spans`.
+std::int64_t covered_us(std::vector<std::pair<std::int64_t, std::int64_t>> spans) {
+  std::sort(spans.begin(), spans.end());
+  std::int64_t covered = 0;
+  std::int64_t reached = 0;
+  for (const auto& [from, to] : spans) {
+    covered += std::max<std::int64_t>(to - std::max(from, reached), 0);
+    reached = std::max(reached, to);
+  }
+  return covered;
+}
+
+} // namespace
+
+ApiAnswer show_summary(ApiCall& call) {
+  const auto filter = BuildFilter::take(call.query);
+  call.query.expect_empty();
+  std::uint64_t running = 0;
+  std::uint64_t discarded = 0;
+  std::uint64_t failed = 0;
+  std::uint64_t successful = 0;
+  std::uint64_t cpu_us = 0;
+  std::int64_t duration = 0;
+  Spent billable;
+  std::vector<std::pair<std::int64_t, std::int64_t>> spans;
+  const auto records = matching_builds(call, filter, kMostScanned);
+  for (const auto& record : records) {
+    const auto status = reported_status(record);
+    if (!has_ended(status)) {
+      ++running;
+    } else if (status == ReportedStatus::Built) {
+      ++successful;
+    } else if (status == ReportedStatus::Cancelled || status == ReportedStatus::ClientDisconnect) {
+      ++discarded;
+    } else {
+      ++failed;
+    }
+    cpu_us += record.cpu_us;
+    const auto took = duration_us(record, call.now_us);
+    duration += took;
+    if (took > 0) {
+      spans.emplace_back(record.started_us, record.started_us + took);
+    }
+    if (is_billable(record)) {
+      billable.add({1, record.cpu_us});
+    }
+  }
+  json::object object;
+  object["build_count"] = records.size();
+  object["running_build_count"] = running;
+  object["discarded_build_count"] = discarded;
+  object["failed_build_count"] = failed;
+  object["successful_build_count"] = successful;
+  object["total_cpu_seconds"] = seconds(cpu_us);
+  object["billable_cpu_seconds"] = seconds(billable.cpu_us);
+  object["total_duration_seconds"] = static_cast<double>(duration) / 1e6;
+  object["wall_time_seconds"] = static_cast<double>(covered_us(std::move(spans))) / 1e6;
+  object["total_output_nar_size_kilobytes"] = nullptr;
+  ApiAnswer answer;
+  answer.body = json::serialize(object) + "\n";
+  return answer;
+}
+
+ApiAnswer show_usage(ApiCall& call) {
+  const auto from = call.query.take_time("from").value_or(INT64_MIN);
+  const auto to = call.query.take_time("to").value_or(INT64_MAX);
+  call.query.expect_empty();
+  auto& db = call.parts.store.db();
+  auto accounts = call.all_accounts ? db.accounts()
+                                    : std::vector{store::Account{call.account, call.account_name}};
+  std::sort(accounts.begin(), accounts.end(), [](const auto& a, const auto& b) {
+    return a.name < b.name;
+  });
+  Spent total;
+  json::array list;
+  for (const auto& account : accounts) {
+    std::map<std::string, Spent> days;
+    Spent sum;
+    for (const auto& record : db.builds(account.id, kMostScanned)) {
+      if (is_billable(record) && record.stopped_us >= from && record.stopped_us < to) {
+        days[day_of(record.stopped_us)].add({1, record.cpu_us});
+        sum.add({1, record.cpu_us});
+      }
+    }
+    json::array day_list;
+    for (const auto& [day, spent] : days) {
+      json::object entry{{"date", day}};
+      spent.put_into(entry);
+      day_list.push_back(std::move(entry));
+    }
+    json::object entry{{"account", account.name}};
+    sum.put_into(entry);
+    entry["days"] = std::move(day_list);
+    list.push_back(std::move(entry));
+    total.add(sum);
+  }
+  json::object object;
+  total.put_into(object);
+  object["accounts"] = std::move(list);
+  ApiAnswer answer;
+  answer.body = json::serialize(object) + "\n";
+  return answer;
+}
+
+} // namespace nixbuild::server
