@@ -26,6 +26,9 @@ int kernel_list(const Globals& globals, const server::Command& command);
 int doctor(const Globals& globals, const server::Command& command);
 int keys_for(const Globals& globals, const server::Command& command);
 int authorized_keys(const Globals& globals, const server::Command& command);
+int token_add(const Globals& globals, const server::Command& command);
+int token_list(const Globals& globals, const server::Command& command);
+int token_remove(const Globals& globals, const server::Command& command);
 int run_derivation(const Globals& globals, const server::Command& command);
 
 /// Where imported kernels lie in a state directory. The daemon uses the same.

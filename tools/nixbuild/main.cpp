@@ -92,6 +92,15 @@ int run_here(const Globals& globals, const Command& command) {
   if (words == "doctor") {
     return tool::doctor(globals, command);
   }
+  if (words == "token add") {
+    return tool::token_add(globals, command);
+  }
+  if (words == "token list") {
+    return tool::token_list(globals, command);
+  }
+  if (words == "token remove") {
+    return tool::token_remove(globals, command);
+  }
   return tool::run_derivation(globals, command);
 }
 
