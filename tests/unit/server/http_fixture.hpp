@@ -3,6 +3,7 @@
 #include <nixbuild/server/http.hpp>
 #include <nixbuild/store/memory.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
