@@ -33,6 +33,9 @@ bool ran_out_of_memory(std::string_view error) {
 bool was_cancelled(std::string_view error) {
   constexpr std::string_view before = "build of ";
   constexpr std::string_view after = " was cancelled";
+  if (error == "the build was cancelled while it waited") {
+    return true;
+  }
   return error.starts_with(before) && error.ends_with(after) &&
          error.substr(before.size()).find(' ') == error.size() - before.size() - after.size();
 }

@@ -74,6 +74,9 @@ TEST_CASE("reported status: the room build's own messages tell what the status d
   CHECK(server::reported_status(
             ended(BuildStatus::MiscFailure, "build of /nix/store/x-a.drv was cancelled")) ==
         ReportedStatus::Cancelled);
+  CHECK(server::reported_status(
+            ended(BuildStatus::MiscFailure, "the build was cancelled while it waited")) ==
+        ReportedStatus::Cancelled);
 }
 
 TEST_CASE("reported status: what a guest says is not taken for our own message",
