@@ -322,6 +322,9 @@ aio::Task<void> Attempt::end_record(const model::BuildResult& result) {
     throw_superseded();
   }
   settled_ = true;
+  if (parts_.on_end) {
+    parts_.on_end(record_);
+  }
 }
 
 } // namespace nixbuild::build

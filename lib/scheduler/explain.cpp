@@ -115,9 +115,11 @@ void Scheduler::State::explain_queued(const Build& build, Explanation& text) con
     text.waiting_for = explain_room(build, text.detail);
     estimate_start(build, text);
   }
-  text.detail += fmt::format("; {} builds of its account and {} other accounts are before it",
-                             text.ahead_in_account,
-                             text.accounts_ahead);
+  if (text.ahead_in_account + text.accounts_ahead > 0) {
+    text.detail += fmt::format("; {} builds of its account and {} other accounts are before it",
+                               text.ahead_in_account,
+                               text.accounts_ahead);
+  }
 }
 
 WaitingFor Scheduler::State::explain_room(const Build& build, std::string& detail) const {
@@ -155,14 +157,17 @@ WaitingFor Scheduler::State::explain_room(const Build& build, std::string& detai
     detail = closed;
     return WaitingFor::Gate;
   }
-  const auto wants =
-      fmt::format("{} cpus and {} MiB", build.size.cpus, build.size.memory_bytes >> 20);
+  const auto wants = fmt::format("{} {} and {} MiB",
+                                 build.size.cpus,
+                                 build.size.cpus == 1 ? "cpu" : "cpus",
+                                 build.size.memory_bytes >> 20);
   if (both) {
     detail = fmt::format("a node has {} free, but others are before it or a bigger build keeps it",
                          wants);
     return WaitingFor::Turn;
   }
-  detail = fmt::format("none of {} nodes has {} free", usable, wants);
+  detail = usable == 1 ? fmt::format("{} are not free", wants)
+                       : fmt::format("none of {} nodes has {} free", usable, wants);
   if (memory == cpus) {
     return WaitingFor::Capacity;
   }

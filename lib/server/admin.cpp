@@ -40,6 +40,8 @@ constexpr std::array kHandlers = {
     Handler{"account list", &list_accounts, nullptr, false},
     Handler{"account remove", &remove_account, nullptr, false},
     Handler{"builds", &show_builds, nullptr, true, kSeeBuilds},
+    Handler{"why", &explain_build, nullptr, true, kSeeBuilds},
+    Handler{"cancel", &cancel_build, nullptr, true, Permission::BuildWrite},
     Handler{"log", nullptr, &print_log, true, kSeeBuilds},
     Handler{"path info", &show_path_infos, nullptr, true, kSeePaths},
     Handler{"path list", &list_paths, nullptr, true, kSeePaths},

@@ -50,12 +50,20 @@ store::BuildRecord find_build(const AdminCall& call, std::int64_t number) {
   return std::move(*record);
 }
 
+} // namespace
+
 std::string_view status_name(const store::BuildRecord& record) {
   if (record.status) {
     return model::name_of(*record.status);
   }
   return record.started_us == 0 ? "waiting" : "running";
 }
+
+store::BuildRecord build_of_argument(const AdminCall& call) {
+  return find_build(call, parse_number(call.command.arguments.at(0)));
+}
+
+namespace {
 
 /// From the start, or the question where it waits, to the end, or now.
 std::int64_t duration_us(const store::BuildRecord& record) {

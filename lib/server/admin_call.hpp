@@ -48,6 +48,8 @@ using StreamingCommand = aio::Task<int> (*)(AdminCall&);
 [[nodiscard]] AdminAnswer set_setting(const AdminCall& call);
 [[nodiscard]] AdminAnswer unset_setting(const AdminCall& call);
 [[nodiscard]] AdminAnswer show_builds(const AdminCall& call);
+[[nodiscard]] AdminAnswer explain_build(const AdminCall& call);
+[[nodiscard]] AdminAnswer cancel_build(const AdminCall& call);
 [[nodiscard]] AdminAnswer show_path_infos(const AdminCall& call);
 [[nodiscard]] AdminAnswer list_paths(const AdminCall& call);
 [[nodiscard]] AdminAnswer collect_garbage(const AdminCall& call);
@@ -60,6 +62,11 @@ aio::Task<int> verify_paths(AdminCall& call);
 
 /// Seconds since 1970 of what --expires says; 0: never. Error `command.usage`.
 [[nodiscard]] std::int64_t parse_expiry(std::string_view text, std::int64_t now);
+
+/// The build whose number is the first argument. Errors: usage, `admin.no-build`.
+[[nodiscard]] store::BuildRecord build_of_argument(const AdminCall& call);
+/// `Built`, `waiting`, `running`, …
+[[nodiscard]] std::string_view status_name(const store::BuildRecord& record);
 
 /// Writes all of it; a reader may be slow (a pager), but not for ever.
 aio::Task<void> write_text(aio::ByteStream& stream, std::string text);

@@ -1,3 +1,5 @@
+#include "machine_health.hpp"
+
 #include <nixbuild/aio/task_group.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/build/shared_builds.hpp>
@@ -8,6 +10,7 @@
 #include <nixbuild/server/http.hpp>
 #include <nixbuild/server/late_executor.hpp>
 #include <nixbuild/server/recovery.hpp>
+#include <nixbuild/server/reported_status.hpp>
 #include <nixbuild/server/serve_session.hpp>
 #include <nixbuild/server/session_caller.hpp>
 #include <nixbuild/server/worker_session.hpp>
@@ -46,6 +49,7 @@ namespace {
 constexpr std::size_t kBlockingThreads = 8;
 constexpr int kHandoffSeconds = 10;
 constexpr unsigned kSyncSeconds = 5;
+constexpr unsigned kHealthSeconds = 2;
 constexpr auto kStopPatience = std::chrono::seconds(10);
 
 class SystemClock final : public Clock {
@@ -148,6 +152,25 @@ scheduler::NodeSpec this_machine(const Config& config, const MachineShare& share
   return node;
 }
 
+/// Errors: `settings.unknown`, `settings.level`, `settings.operator`.
+const SettingSpec& changeable_by_token(std::string_view name) {
+  const auto& spec = setting_named(name);
+  expect_level(spec, SettingLevel::Account);
+  if (spec.operator_only) {
+    throw Error(Reaction::Denied,
+                "settings.operator",
+                fmt::format("{} is set by the operator of the service", spec.name));
+  }
+  return spec;
+}
+
+/// A machine whose cpus are all busy is what builders want: that gate stays open.
+scheduler::SchedulerSettings scheduling() {
+  scheduler::SchedulerSettings settings;
+  settings.gates.cpu_some = 101;
+  return settings;
+}
+
 /// How the scheduler knows an account.
 scheduler::AccountPolicy policy_of_account(store::AccountId account, const AccountQuotas& quotas) {
   constexpr std::uint64_t kMost = std::numeric_limits<unsigned>::max();
@@ -242,15 +265,16 @@ struct Daemon::State {
         store(*db, *segments, clock, model::StoreDir(settings.config.store_dir)),
         accounts(*db, clock, desk_settings(settings)),
         executor([this, make_executor] { return make_executor(io.get_executor()); }, pool),
-        leases({}, {this_machine(settings.config, share)}, clock),
-        builder({store, *logs, executor, leases, pool, clock, log, &signing_key},
+        leases(scheduling(), {this_machine(settings.config, share)}, clock),
+        builder({store, *logs, executor, leases, pool, clock, log, &signing_key, count_builds()},
                 builder_settings(settings.config, share)),
         build_tasks(io.get_executor(), log), session_tasks(io.get_executor(), log),
-        builds(builder, build_tasks), parts{store, *logs, builds, pool, log, &accounts},
+        builds(builder, build_tasks), parts{store, *logs, builds, pool, log, &accounts, &leases},
         acceptor(io), idle_timer(io), last_work(clock.monotonic()) {
     db->ensure_account("default");
     recover_state(settings.state_dir, store, *segments, log);
     publish_keys_at_start(accounts, log);
+    learn_from_history();
     take_up_builds();
     auto listener =
         settings.listener ? std::move(settings.listener) : listen_for_handoffs(settings.state_dir);
@@ -260,10 +284,13 @@ struct Daemon::State {
       http = std::make_unique<HttpServer>(io.get_executor(),
                                           http_settings(settings.state_dir, settings.config),
                                           http_parts,
-                                          HttpHooks{});
+                                          http_hooks());
     }
   }
 
+  std::function<void(const store::BuildRecord&)> count_builds();
+  HttpHooks http_hooks();
+  void learn_from_history();
   void take_up_builds();
   aio::Task<void> accept_sessions();
   aio::Task<void> serve(std::shared_ptr<UniqueFd> peer);
@@ -274,6 +301,64 @@ struct Daemon::State {
 };
 
 /// Before anybody can ask: whoever comes back shall find the build that still runs.
+std::function<void(const store::BuildRecord&)> Daemon::State::count_builds() {
+  return [this](const store::BuildRecord& record) {
+    counters.build_ended(reported_status(record));
+    counters.log_written(record.log_bytes);
+  };
+}
+
+HttpHooks Daemon::State::http_hooks() {
+  HttpHooks hooks;
+  hooks.cancel = [this](store::AccountId account, std::int64_t build) {
+    return builds.cancel(account, build);
+  };
+  hooks.build_load = [this] {
+    const auto counts = leases.counts();
+    return BuildLoad{counts.running, counts.builds - counts.running};
+  };
+  const auto settings_of = [this](store::AccountId account) {
+    StoredLayers layers;
+    layers.system = accounts.system_settings();
+    layers.account = db->account_settings(account);
+    return SessionSettings::resolve(layers, {}).effective();
+  };
+  hooks.list_settings = [settings_of](store::AccountId account) {
+    const auto effective = settings_of(account);
+    std::vector<std::pair<std::string, std::string>> list;
+    for (const auto& spec : settings_table()) {
+      const auto value = effective.value(spec.id);
+      list.emplace_back(spec.name, value ? print_setting(spec, *value) : std::string());
+    }
+    return list;
+  };
+  hooks.get_setting = [settings_of](store::AccountId account,
+                                    std::string_view name) -> std::optional<std::string> {
+    const auto* spec = find_setting(name);
+    const auto value = spec != nullptr ? settings_of(account).value(spec->id) : std::nullopt;
+    return value ? std::optional(print_setting(*spec, *value)) : std::nullopt;
+  };
+  hooks.set_setting =
+      [this](store::AccountId account, std::string_view name, std::string_view value) {
+        const auto& spec = changeable_by_token(name);
+        static_cast<void>(parse_setting(spec, SettingLevel::Account, value));
+        db->set_account_setting(account, name, value);
+      };
+  hooks.unset_setting = [this](store::AccountId account, std::string_view name) {
+    static_cast<void>(changeable_by_token(name));
+    db->set_account_setting(account, name, std::nullopt);
+  };
+  return hooks;
+}
+
+/// What builds have taken before tells how large the next ones are made.
+void Daemon::State::learn_from_history() {
+  constexpr std::size_t kMostOfAccount = 2000;
+  for (const auto& account : db->accounts()) {
+    leases.learn(history_of(*db, account.id, kMostOfAccount));
+  }
+}
+
 void Daemon::State::take_up_builds() {
   auto plans = builds.take_up();
   std::error_code ignored;
@@ -386,6 +471,12 @@ aio::Task<void> Daemon::State::watch_idle() {
     idle_timer.expires_after(std::chrono::seconds(1));
     co_await idle_timer.async_wait(asio::use_awaitable);
     const bool busy = session_tasks.running() + build_tasks.running() > 0;
+    if (build_tasks.running() > 0 && ticks % kHealthSeconds == 0) {
+      auto look = [this] {
+        leases.set_health("local", health_of_machine(settings.state_dir));
+      };
+      co_await pool.run(std::move(look));
+    }
     unsynced = unsynced || busy || clock.monotonic() - last_work < std::chrono::seconds(2);
     if (unsynced && ++ticks % kSyncSeconds == 0) {
       unsynced = busy;

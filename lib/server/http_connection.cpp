@@ -288,9 +288,12 @@ aio::Task<bool> Connection::send_log(ApiAnswer answer, Exchange exchange) {
     if (piece.ended) {
       break;
     }
-    const bool more = piece.bytes.empty()
-                          ? co_await wait_for_log()
-                          : co_await send_log_bytes(std::move(piece.bytes), exchange.version);
+    bool more = false;
+    if (piece.bytes.empty()) {
+      more = co_await wait_for_log();
+    } else {
+      more = co_await send_log_bytes(std::move(piece.bytes), exchange.version);
+    }
     if (!more) {
       co_return false;
     }

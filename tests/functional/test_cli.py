@@ -16,9 +16,7 @@ pytestmark = pytest.mark.skipif(SERVER != "nixbuild", reason="about our own prog
 
 COMMANDS = (
     "account add|account list|account remove|key add|key list|key set|key remove|settings show|settings set|"
-    "settings unset|keys-for|authorized-keys|builds|log|path info|path list|path cat|path verify|gc|run|"
-    "nar ls|nar cat|nar pack|nar unpack|kernel import|kernel list|doctor"
-    "account add|account list|account remove|builds|log|path info|path list|path cat|path verify|gc|run|"
+    "settings unset|keys-for|authorized-keys|builds|why|cancel|log|path info|path list|path cat|path verify|gc|run|"
     "nar ls|nar cat|nar pack|nar unpack|kernel import|kernel list|"
     "token add|token list|token remove|doctor"
 ).split("|")

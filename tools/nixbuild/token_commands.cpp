@@ -38,7 +38,7 @@ json::object as_json(const server::HttpToken& token) {
   json::array permissions;
   for (const auto permission : server::kAllPermissions) {
     if (token.permissions.has(permission)) {
-      permissions.emplace_back(server::name_of(permission));
+      permissions.emplace_back(server::permission_name(permission));
     }
   }
   json::object object{{"name", token.name},

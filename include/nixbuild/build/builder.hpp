@@ -111,6 +111,8 @@ public:
     const Clock& clock;
     Log& log;
     const model::SigningKey* signing_key = nullptr; ///< signs what is built; absent: unsigned
+    /// Told of each record that has ended, once, on the strand of the build. Must not throw.
+    std::function<void(const store::BuildRecord&)> on_end = nullptr;
   };
 
   /// The parts outlive the builder.

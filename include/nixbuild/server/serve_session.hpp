@@ -24,7 +24,8 @@ struct SessionParts {
   build::SharedBuilds& builds;
   aio::BlockingPool& pool;
   Log& log;
-  AccountDesk* accounts = nullptr; ///< absent: a server without administration
+  AccountDesk* accounts = nullptr;    ///< absent: a server without administration
+  build::LeaseDesk* leases = nullptr; ///< absent: nobody can be told why a build waits
 };
 
 struct SessionLimits {

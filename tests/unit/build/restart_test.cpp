@@ -54,10 +54,10 @@ TEST_CASE("restarts: out of memory, a larger machine takes over and the log says
   const auto asker = daemon.complete(request_for(world.alice, "x"));
   CHECK(asker->result().status == BuildStatus::Built);
   CHECK(asker->log() == "working\n"
-                        "[nixbuild] out of memory with 1024 MiB: starting again with 2048 MiB\n"
+                        "[nixbuild] out of memory with 1024 MiB: starting again with more\n"
                         "[nixbuild] building with 1 cpu and 2048 MiB of memory (fake)\n"
                         "working\n"
-                        "[nixbuild] out of memory with 2048 MiB: starting again with 3072 MiB\n"
+                        "[nixbuild] out of memory with 2048 MiB: starting again with more\n"
                         "[nixbuild] building with 1 cpu and 3072 MiB of memory (fake)\n"
                         "working");
   REQUIRE(daemon.executor.runs().size() == 3);
@@ -81,7 +81,8 @@ TEST_CASE("restarts: at the largest size out of memory is told, and never reused
     CHECK(asker->result().status == BuildStatus::PermanentFailure);
     CHECK(asker->result().error.find("ran out of memory: its machine has 2048 MiB") !=
           std::string::npos);
-    CHECK(daemon.executor.runs().size() == 2 * round);
+    // The second time it gets the larger machine at once.
+    CHECK(daemon.executor.runs().size() == 1 + round);
   }
 }
 

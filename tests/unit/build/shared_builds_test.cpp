@@ -181,7 +181,7 @@ TEST_CASE("shared builds: who waits for capacity is told after a second, and the
   const auto first = daemon.ask(request_for(world.alice, "x"));
   REQUIRE(says_begin(first));
   const auto second = daemon.complete(request_for(world.alice, "y"));
-  CHECK(second->log() == "[nixbuild] waiting for 2 cpus and 1024 MiB of memory\n"
+  CHECK(second->log() == "[nixbuild] waiting: 2 cpus and 1024 MiB are not free\n"
                          "[nixbuild] building with 2 cpus and 1024 MiB of memory (fake)\n"
                          "begin\nend\n");
   CHECK(world.log_of(second->number()) == second->log());

@@ -13,7 +13,7 @@ namespace {
 server::SessionCaller caller_with(const std::vector<std::string>& environment) {
   server::SessionCaller caller;
   caller.account = store::AccountId{7};
-  caller.key = "3";
+  caller.key = std::string("3");
   caller.settings = server::SessionSettings::resolve({}, environment);
   return caller;
 }

@@ -1,0 +1,175 @@
+#include "admin_call.hpp"
+#include "admin_text.hpp"
+
+#include <nixbuild/base/error.hpp>
+#include <nixbuild/build/lease_desk.hpp>
+
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/parse.hpp>
+#include <boost/json/serialize.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+namespace nixbuild::server {
+
+namespace json = boost::json;
+
+namespace {
+
+/// One bar of a build's waterfall, in microseconds from the question on.
+struct Bar {
+  std::string name;
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
+/// Waiting, then the phases of the last machine: each lasts until the next begins.
+std::vector<Bar> waterfall_of(const store::BuildRecord& record) {
+  std::vector<Bar> bars;
+  if (record.started_us == 0) {
+    return bars;
+  }
+  const auto queued = std::max<std::int64_t>(record.started_us - record.created_us, 0);
+  bars.push_back({"queue", 0, queued});
+  boost::system::error_code error;
+  const auto value = json::parse(record.phases, error);
+  if (error || !value.is_object()) {
+    return bars;
+  }
+  for (const auto& [name, at] : value.get_object()) {
+    const auto begin = queued + at.to_number<std::int64_t>();
+    bars.back().end = std::max(bars.back().begin, begin);
+    bars.push_back({std::string(name), begin, begin});
+  }
+  if (record.stopped_us != 0) {
+    bars.back().end = std::max(bars.back().begin, record.stopped_us - record.created_us);
+  }
+  return bars;
+}
+
+double seconds_until(const AdminCall& call, MonotonicTime when) {
+  return std::chrono::duration<double>(when - call.parts.leases->now()).count();
+}
+
+json::object as_json(const AdminCall& call, const scheduler::Explanation& why) {
+  json::object object{{"phase", scheduler::name_of(why.phase)},
+                      {"waitingFor", scheduler::name_of(why.waiting_for)},
+                      {"detail", why.detail},
+                      {"aheadInAccount", why.ahead_in_account},
+                      {"accountsAhead", why.accounts_ahead},
+                      {"attempt", why.attempt},
+                      {"restarts", why.restarts},
+                      {"node", why.node},
+                      {"cpus", why.cpus},
+                      {"memoryBytes", why.memory_bytes},
+                      {"whySize", why.why_size}};
+  object["expectedStartSeconds"] = why.expected_start
+                                       ? json::value(seconds_until(call, *why.expected_start))
+                                       : json::value(nullptr);
+  object["expectedEndSeconds"] =
+      why.expected_end ? json::value(seconds_until(call, *why.expected_end)) : json::value(nullptr);
+  return object;
+}
+
+std::string in_seconds(const AdminCall& call, MonotonicTime when) {
+  return human_duration(static_cast<std::int64_t>(std::max(0.0, seconds_until(call, when)) * 1e6));
+}
+
+std::string as_text(const AdminCall& call, const scheduler::Explanation& why) {
+  std::string text = fmt::format("now          {}: {}\n",
+                                 scheduler::name_of(why.phase),
+                                 why.detail.empty() ? "nothing holds it up" : why.detail);
+  if (why.waiting_for != scheduler::WaitingFor::Nothing) {
+    text += fmt::format("before it    {} of this account, {} other accounts\n",
+                        why.ahead_in_account,
+                        why.accounts_ahead);
+  }
+  if (why.expected_start) {
+    text += fmt::format("starts in    about {}\n", in_seconds(call, *why.expected_start));
+  }
+  if (!why.node.empty()) {
+    text += fmt::format("runs on      {}, try {}\n", why.node, why.attempt);
+  }
+  if (!why.why_size.empty()) {
+    text += fmt::format("size         {}\n", why.why_size);
+  }
+  if (why.expected_end) {
+    text += fmt::format("ends in      about {}\n", in_seconds(call, *why.expected_end));
+  }
+  return text;
+}
+
+std::string bars_as_text(const std::vector<Bar>& bars) {
+  constexpr std::int64_t width = 40;
+  const auto whole = bars.empty() ? 0 : std::max<std::int64_t>(bars.back().end, 1);
+  std::string text;
+  for (const auto& bar : bars) {
+    const auto from = std::min(bar.begin * width / whole, width - 1);
+    const auto to = std::clamp(bar.end * width / whole, from + 1, width);
+    text += fmt::format("  {:<10} {}{}{} {}\n",
+                        printable(bar.name),
+                        std::string(static_cast<std::size_t>(from), '.'),
+                        std::string(static_cast<std::size_t>(to - from), '#'),
+                        std::string(static_cast<std::size_t>(width - to), '.'),
+                        human_duration(bar.end - bar.begin));
+  }
+  return text;
+}
+
+} // namespace
+
+AdminAnswer explain_build(const AdminCall& call) {
+  const auto record = build_of_argument(call);
+  const auto bars = waterfall_of(record);
+  std::optional<scheduler::Explanation> why;
+  if (call.parts.leases != nullptr && !record.status) {
+    why = call.parts.leases->explain(static_cast<scheduler::BuildId>(record.id));
+  }
+  if (call.json()) {
+    json::array steps;
+    for (const auto& bar : bars) {
+      steps.push_back(json::object{
+          {"name", bar.name}, {"beginMicroseconds", bar.begin}, {"endMicroseconds", bar.end}});
+    }
+    json::object object{{"id", record.id},
+                        {"derivation", record.derivation},
+                        {"status", status_name(record)},
+                        {"error", record.error},
+                        {"attempt", record.attempt},
+                        {"waterfall", std::move(steps)}};
+    object["scheduler"] = why ? json::value(as_json(call, *why)) : json::value(nullptr);
+    return {json::serialize(object) + "\n"};
+  }
+  auto text = fmt::format("build        {}, {}\nstatus       {}\n",
+                          record.id,
+                          printable(record.derivation),
+                          status_name(record));
+  if (!record.error.empty()) {
+    text += fmt::format("because      {}\n", printable(record.error));
+  }
+  if (record.attempt > 1) {
+    text += fmt::format("machines     {}, the others were lost or too small: see the log\n",
+                        record.attempt);
+  }
+  if (why) {
+    text += as_text(call, *why);
+  }
+  return {text + bars_as_text(bars)};
+}
+
+AdminAnswer cancel_build(const AdminCall& call) {
+  const auto record = build_of_argument(call);
+  if (record.status || !call.parts.builds.cancel(call.account, record.id)) {
+    throw Error(Reaction::NotFound,
+                "admin.build-over",
+                fmt::format("build {} does not run any more: it ended with '{}'",
+                            record.id,
+                            status_name(record)));
+  }
+  return {fmt::format("build {} is being stopped\n", record.id)};
+}
+
+} // namespace nixbuild::server
