@@ -40,6 +40,7 @@ struct GraphRun {
   std::size_t running = 0;
   bool stop = false;
   std::exception_ptr failure;
+  std::string cause; ///< of the first build that failed
   aio::Event changed;
 
   void begin();
@@ -67,8 +68,11 @@ void GraphRun::begin() {
 }
 
 void GraphRun::settle(std::size_t index, model::BuildResult result) {
-  if (!model::is_success(result.status) && !order.keep_going) {
-    stop = true;
+  if (!model::is_success(result.status)) {
+    stop = stop || !order.keep_going;
+    if (cause.empty()) {
+      cause = result.error;
+    }
   }
   results[index] = std::move(result);
   for (const auto dependant : graph.nodes[index].dependants) {
@@ -99,7 +103,9 @@ std::optional<model::BuildResult> GraphRun::without_building(std::size_t index) 
       return failed(model::BuildStatus::DependencyFailed,
                     graph.missing.contains(input)
                         ? fmt::format("derivation '{}' is not valid in the store", dir.print(input))
-                        : fmt::format("dependency '{}' failed", dir.print(input)));
+                        : fmt::format("dependency '{}' failed: {}",
+                                      dir.print(input),
+                                      results[place->second]->error));
     }
   }
   for (const auto& source : node.derivation.input_sources) {
@@ -194,9 +200,10 @@ model::BuildResult result_of(const GraphRun& run, const protocol::DerivedPath& t
   }
   const auto& result = run.results[place->second];
   if (!result) {
-    return failed(
-        model::BuildStatus::DependencyFailed,
-        fmt::format("'{}' was not built because another build failed", dir.print(target.path)));
+    return failed(model::BuildStatus::DependencyFailed,
+                  fmt::format("'{}' was not built because another build failed: {}",
+                              dir.print(target.path),
+                              run.cause));
   }
   auto told = *result;
   std::erase_if(told.outputs, [&](const auto& output) {

@@ -147,7 +147,7 @@ def test_copy_a_derivation(client, server, small):
     drv = small.instantiate(client, tag)
     client.run("nix", "copy", "--derivation", "--to", client.remote, drv)
     closure = client.run("nix-store", "-q", "--requisites", drv).stdout.split()
-    told = infos(client.run("nix", "path-info", "--json", "--store", client.remote, *closure))
+    told = client.run("nix-store", "--store", client.remote, "-q", "--requisites", drv).stdout.split()
     assert sorted(told) == sorted(closure)
     # Built by name alone: nothing is evaluated, nothing is sent.
     installable = f"{drv}" if client.version == "2.8.0" else f"{drv}^*"
@@ -186,7 +186,7 @@ def test_diamond(client, server, small):
 
 def test_dry_run_says_what_is_missing(client, server, small):
     words = graph(client, small, unique(client, "dry"))
-    done = nix_build(client, "--dry-run", "-f", *words, "top")
+    done = client.run("nix-build", "--dry-run", "--store", client.remote, *words, "-A", "top")
     assert done.stderr.count(".drv") == 5
 
 
@@ -204,7 +204,8 @@ def test_import_from_derivation(client, server, small):
     expression = (
         f'(import (import {HERE}/small.nix {{ tag = "{tag}"; bb = "{small.bb}"; body = "{body}"; }})).value'
     )
-    done = client.run("nix", "eval", "--impure", "--store", client.remote, "--expr", expression)
+    where = ["--store", client.remote, "--eval-store", "auto"]
+    done = client.run("nix", "eval", "--impure", *where, "--expr", expression)
     assert done.stdout.strip() == "42"
 
 

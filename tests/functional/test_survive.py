@@ -166,7 +166,7 @@ def test_dead_runner_leaves_nothing_behind(client, server, small):
     # The policy keeps builds: it is started again, on another machine, and the log goes on.
     again = Asking(client, server, small, tag)
     again.wait_for("[nixbuild] building with")
-    assert len(runners(server)) == 1 and machine not in runners(server)
+    wait_until(lambda: len(runners(server)) == 1 and machine not in runners(server))
     path = again.end()
     assert again.process.returncode == 0, again.lines
     assert client.real(path).read_text() == "made\n"

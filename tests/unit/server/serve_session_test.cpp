@@ -385,7 +385,7 @@ TEST_CASE("serve session: each way a build can fail has Nix's status and names t
       {[](auto& b) { b.lost = "the machine is gone"; },
        nothing,
        model::BuildStatus::TransientFailure,
-       "was lost 3 times: the machine is gone"},
+       "was lost 4 times: the machine is gone"},
   };
   for (const auto& wanted : cases) {
     CAPTURE(wanted.says);
