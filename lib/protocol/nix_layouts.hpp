@@ -58,7 +58,7 @@ struct BasicDerivationLayout {
 
 /// What the worker protocol says of a valid path, without the path. In the layout of 1.16.
 struct PathFactsLayout {
-  static constexpr std::string_view kName = "PathInfo";
+  static constexpr std::string_view kName = "UnkeyedValidPathInfo";
   using Owner = model::PathInfo;
   static constexpr auto fields =
       std::tuple{field<OptionalPath>("deriver", &Owner::deriver),

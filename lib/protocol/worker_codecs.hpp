@@ -164,7 +164,7 @@ struct OptionalDuration {
 
 /// The reply to QueryPathInfo.
 struct OptionalPathFacts {
-  static constexpr std::string_view kind = "0; or 1, PathInfo";
+  static constexpr std::string_view kind = "0; or 1, UnkeyedValidPathInfo";
 
   static void shape(Shape& shape, std::string_view field, const Dialect& dialect);
   static void read(Decoder& decoder, std::optional<model::PathInfo>& out);

@@ -133,11 +133,12 @@ std::string read_file(const std::filesystem::path& path) {
   return {std::istreambuf_iterator<char>(in), {}};
 }
 
-std::vector<Recording> recordings() {
+std::vector<Recording> recordings(std::string_view protocol) {
   std::vector<Recording> out;
   const std::filesystem::path root = TEST_DATA_DIR "/protocol/captures";
   for (const auto& file : std::filesystem::recursive_directory_iterator(root)) {
-    if (file.path().extension() == ".c2s") {
+    const bool is_worker = file.path().filename().string().starts_with("ssh-ng-");
+    if (file.path().extension() == ".c2s" && is_worker == (protocol == "ssh-ng")) {
       auto other = file.path();
       other.replace_extension(".s2c");
       out.push_back({std::filesystem::relative(file.path(), root).string(),

@@ -26,8 +26,8 @@ struct Recording {
   std::string server; ///< what the server wrote
 };
 
-/// All recordings of the data folder, sorted by name.
-std::vector<Recording> recordings();
+/// The data folder's recordings of a protocol (`ssh`, `ssh-ng`), sorted by name.
+std::vector<Recording> recordings(std::string_view protocol = "ssh");
 
 /// Version that a hello announces.
 protocol::Version announced_version(std::string_view stream);
