@@ -397,8 +397,7 @@ inline constexpr std::array kOperations{
         33, "QueryValidDerivers", Permission::StoreRead, Version{1, 18}),
     operation<OptimiseStore, NumberReply>(
         34, "OptimiseStore", Permission::StoreRead, Version{1, 18}),
-    operation<VerifyStore, NumberReply>(
-        35, "VerifyStore", Permission::StoreRead, Version{1, 18}),
+    operation<VerifyStore, NumberReply>(35, "VerifyStore", Permission::StoreRead, Version{1, 18}),
     operation<BuildDerivation, BuildReply>(
         36, "BuildDerivation", Permission::BuildWrite, Version{1, 18}),
     operation<AddSignatures, NumberReply>(

@@ -439,12 +439,13 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
     CHECK(db->add_build(record) > 0);
   }
   // As version 2 had it: builds, and no keys and settings yet.
-  run_sql(path,
-          "drop table OpenBuilds; drop table Outcomes; drop table OutcomeOutputs; "
-          "alter table Builds drop column attempt; alter table Builds drop column build_key; "
-          "alter table Builds drop column reused; alter table Builds drop column of_another; "
-          "drop table Keys; drop table KeyTags; drop table AccountSettings; drop table KeySettings; "
-          "pragma user_version = 2");
+  run_sql(
+      path,
+      "drop table OpenBuilds; drop table Outcomes; drop table OutcomeOutputs; "
+      "alter table Builds drop column attempt; alter table Builds drop column build_key; "
+      "alter table Builds drop column reused; alter table Builds drop column of_another; "
+      "drop table Keys; drop table KeyTags; drop table AccountSettings; drop table KeySettings; "
+      "pragma user_version = 2");
   {
     const auto db = open_sqlite_metadata(path);
     const auto account = db->ensure_account("a");
