@@ -16,8 +16,8 @@ namespace worker = protocol::worker;
 
 namespace {
 
-/// How outputs are named to peers that name them by hash. A derivation that lies in the store has
-/// its inputs resolved first, as the client's own Nix does.
+/// How outputs are named to peers that name them by hash. Of input-addressed outputs, the only ones
+/// there are here, clients look at the output's name alone.
 std::map<std::string, Hash> keys_of(const model::StoreDir& dir,
                                     const model::BasicDerivation& derivation) {
   return model::realisation_hashes(dir, derivation);

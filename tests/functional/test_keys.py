@@ -78,7 +78,7 @@ def new_key(folder, name):
 
 def test_a_key_leads_into_its_account(server, admin, client, key, small):
     path = client.run("nix-build", *small.arguments("keys"), "--no-out-link").stdout.strip()
-    client.run("nix", "copy", "--to", server.uri, path)
+    client.run("nix", "copy", "--to", server.uri(), path)
     names = lambda account: [row["path"] for row in admin.json("--account", account, "path", "list")]
     assert path in names("team-a")
     assert names("default") == []
@@ -144,18 +144,18 @@ def test_expired_keys_stay_outside(server, admin, key, permitted):
 
 def test_a_key_may_do_what_it_is_permitted(server, admin, client, key, permitted, small, module_scratch):
     path = client.run("nix-build", *small.arguments("permitted"), "--no-out-link").stdout.strip()
-    client.run("nix", "copy", "--to", server.uri, path)
+    client.run("nix", "copy", "--to", server.uri(), path)
     more = client.run("nix-build", *small.arguments("more"), "--no-out-link").stdout.strip()
     permitted("--permission", "store:read")
     other = peers.Client(module_scratch, "2.8.0", name="reader", sshd=server)
-    other.run("nix", "copy", "--from", server.uri, "--no-check-sigs", path)
-    assert client.run("nix", "copy", "--to", server.uri, more, check=False).returncode != 0
+    other.run("nix", "copy", "--from", server.uri(), "--no-check-sigs", path)
+    assert client.run("nix", "copy", "--to", server.uri(), more, check=False).returncode != 0
     changed = server.ssh("nixbuild", "settings", "set", "max-cpu", "4")
     assert changed.returncode == 3
     assert b"account:write" in changed.stderr
     assert server.ssh("nixbuild", "builds").returncode == 3
     permitted("--permission", "build:read")
-    refused = other.run("nix", "copy", "--from", server.uri, "--no-check-sigs", path, check=False)
+    refused = other.run("nix", "copy", "--from", server.uri(), "--no-check-sigs", path, check=False)
     assert refused.returncode != 0
     assert "store:read" in refused.stderr
 
