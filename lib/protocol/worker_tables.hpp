@@ -354,8 +354,9 @@ operation(std::uint64_t number, std::string_view name, Permission permission, Ve
           &read_alternative<Request, R>};
 }
 
-/// EnsurePath, AddTempRoot, SyncWithGC and SetOptions change nothing but the connection: there are
-/// no substituters here.
+/// EnsurePath, AddTempRoot, SyncWithGC and SetOptions need no more than StoreRead: there are no
+/// substituters here, so they change nothing but the connection. Nor do OptimiseStore, which has
+/// nothing to do here, and VerifyStore, which only looks.
 inline constexpr std::array kOperations{
     operation<IsValidPath, NumberReply>(1, "IsValidPath", Permission::StoreRead, Version{1, 18}),
     operation<QueryReferrers, PathsReply>(
