@@ -18,6 +18,8 @@ inline constexpr FeatureBits kGarbageScope = 1U << 1;
 
 /// What two sides agreed on, as far as it decides on fields.
 struct Dialect {
+  /// A version alone is a dialect, too: the serve protocol has nothing else.
+  // NOLINTNEXTLINE(google-explicit-constructor)
   constexpr Dialect(Version agreed, FeatureBits agreed_features = kNoFeatures) noexcept
       : version(agreed), features(agreed_features) {}
 
