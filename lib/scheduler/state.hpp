@@ -22,7 +22,7 @@ struct Objection {
 
 struct Scheduler::State {
   explicit State(SchedulerSettings given)
-      : settings(std::move(given)), history(settings.history_limit) {}
+      : settings(given), history(settings.history_limit) {}
 
   // --- scheduler.cpp: events
   void enter(MonotonicTime at);
