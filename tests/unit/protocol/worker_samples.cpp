@@ -115,7 +115,7 @@ void add_writes(std::vector<Exchange>& out, const Peer& peer) {
                  {PathReply{sample_path("n")}}});
   out.push_back({AddToStoreNar{sample_info(), true, true}, {EmptyReply{}}});
   out.push_back({AddSignatures{sample_path("a"), {"k:AAAA"}}, {done}});
-  out.push_back({AddIndirectRoot{"/home/me/result"}, {done}});
+  out.push_back({AddIndirectRoot{"/links/result"}, {done}});
   if (peer.version >= Version{1, 32}) {
     out.push_back({AddMultipleToStore{true, true}, {EmptyReply{}}});
     out.push_back({AddBuildLog{sample_path("a.drv")}, {done}});
