@@ -126,7 +126,10 @@ TEST_CASE("restarts: leaving between two machines ends the build", "[build]") {
   auto request = request_for(world.alice, "x");
   request.policy->max_restarts = 1'000'000;
   const auto asker = daemon.ask(request);
-  REQUIRE(eventually([&] { return daemon.world.db->build(world.alice, 1)->attempt > 3; }));
+  REQUIRE(eventually([&] {
+    const auto record = daemon.world.db->build(world.alice, 1);
+    return record && record->attempt > 3;
+  }));
   asker->leave();
   CHECK(eventually([&] { return daemon.builds.running() == 0; }));
 }
