@@ -9,8 +9,7 @@
 
 namespace nixbuild::scheduler {
 
-Scheduler::Scheduler(SchedulerSettings settings)
-    : state_(std::make_unique<State>(settings)) {}
+Scheduler::Scheduler(SchedulerSettings settings) : state_(std::make_unique<State>(settings)) {}
 
 Scheduler::~Scheduler() = default;
 Scheduler::Scheduler(Scheduler&&) noexcept = default;

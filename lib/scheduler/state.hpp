@@ -21,8 +21,7 @@ struct Objection {
 };
 
 struct Scheduler::State {
-  explicit State(SchedulerSettings given)
-      : settings(given), history(settings.history_limit) {}
+  explicit State(SchedulerSettings given) : settings(given), history(settings.history_limit) {}
 
   // --- scheduler.cpp: events
   void enter(MonotonicTime at);
