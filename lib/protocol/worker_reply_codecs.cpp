@@ -186,7 +186,8 @@ void OptionalRealisation::shape(Shape& shape, std::string_view field, const Dial
 
 void OptionalRealisation::read(Decoder& decoder, RealisationsReply& out) {
   if (read_presence(decoder)) {
-    PlainRealisation::read(decoder, out.realisations.emplace_back(wire::placeholder_path()));
+    out.realisations.push_back(model::Realisation{wire::placeholder_path(), {}});
+    PlainRealisation::read(decoder, out.realisations.back());
   }
 }
 
