@@ -101,7 +101,7 @@ struct Dirent {
 class DirectoryLayout {
 public:
   /// `entries` are sorted and do not include the dot entries. Names stay with the caller.
-  DirectoryLayout(std::vector<Dirent> entries);
+  explicit DirectoryLayout(std::vector<Dirent> entries);
 
   /// Bytes of all blocks, the last one cut behind its last name.
   [[nodiscard]] std::uint64_t size() const noexcept { return size_; }

@@ -31,7 +31,6 @@ struct NarSource::State {
 
   std::optional<NarPiece> next();
 
-private:
   void add(ByteView bytes) { buffer.insert(buffer.end(), bytes.begin(), bytes.end()); }
 
   void add_text(ByteView bytes) {

@@ -23,6 +23,13 @@ namespace nixbuild::aio {
 
 /// Threads for work that blocks (disk, database). Outlives every coroutine that uses it.
 class BlockingPool {
+  /// A cancellation that reached Asio's coroutine on the pool's thread would be thrown there, past
+  /// everyone who could catch it.
+  static auto uncancelled() {
+    return boost::asio::bind_cancellation_slot(boost::asio::cancellation_slot(),
+                                               boost::asio::use_awaitable);
+  }
+
 public:
   explicit BlockingPool(std::size_t threads) : pool_(threads) {}
 
@@ -92,13 +99,6 @@ public:
   void join() { pool_.join(); }
 
 private:
-  /// A cancellation that reached Asio's coroutine on the pool's thread would be thrown there, past
-  /// everyone who could catch it.
-  static auto uncancelled() {
-    return boost::asio::bind_cancellation_slot(boost::asio::cancellation_slot(),
-                                               boost::asio::use_awaitable);
-  }
-
   template <class Work>
   static Task<void> call(Work work) {
     work();
