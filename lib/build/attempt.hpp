@@ -62,6 +62,7 @@ private:
   aio::Task<void> lease_machine();
   aio::Task<void> choose_accelerator();
   aio::Task<void> begin_attempt(const std::string& plan);
+  aio::Task<void> connect(sandbox::GuestJob& job);
   aio::Task<void> start();
   aio::Task<void> watch();
   aio::Task<sandbox::GuestExit> follow();

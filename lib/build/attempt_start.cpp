@@ -250,6 +250,20 @@ aio::Task<void> Attempt::begin_attempt(const std::string& plan) {
   }
 }
 
+/// Only what a derivation has the hash of may come from outside.
+aio::Task<void> Attempt::connect(sandbox::GuestJob& job) {
+  if (!settings_.network || !parts_.executor.offers_network()) {
+    std::string notice = settings_.network
+                             ? "no network: the machine of this builder has no passt"
+                             : "no network: this builder's settings give none (sandbox.network)";
+    co_await say(std::move(notice));
+    co_return;
+  }
+  job.network = true;
+  job.certificates = settings_.network->certificates;
+  job.services = settings_.network->services;
+}
+
 aio::Task<void> Attempt::start() {
   sandbox::ExecutionPlan plan;
   plan.id = fmt::format("{}-{}", record_.id, record_.attempt + 1);
@@ -267,6 +281,9 @@ aio::Task<void> Attempt::start() {
     output.name = output_names_[i];
     output.store_name = output_paths_[i].base_name();
     job.outputs.push_back(std::move(output));
+  }
+  if (model::derivation_kind(request_.derivation) == model::OutputKind::Fixed) {
+    co_await connect(job);
   }
   fill_environment(
       job, request_, parts_.store.dir(), std::max(settings_.build_cores, record_.cpus));

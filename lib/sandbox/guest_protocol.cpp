@@ -200,6 +200,8 @@ std::string encode_guest_job(const GuestJob& job) {
   out.u64(job.scratch_bytes);
   out.text(job.hosts, kAny, "hosts");
   out.text(job.resolv_conf, kAny, "resolv.conf");
+  out.text(job.services, kAny, "services");
+  out.text(job.certificates, kAny, "certificates");
   out.flag(job.probe_only);
   auto bytes = out.take();
   if (bytes.size() > guest::kMaxHostPayload) {
@@ -234,6 +236,8 @@ GuestJob decode_guest_job(std::string_view payload) {
   job.scratch_bytes = in.u64();
   job.hosts = in.text(kAny);
   job.resolv_conf = in.text(kAny);
+  job.services = in.text(kAny);
+  job.certificates = in.text(kAny);
   job.probe_only = in.flag();
   in.end();
   return job;

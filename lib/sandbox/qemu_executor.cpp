@@ -11,6 +11,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <spawn.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -177,6 +178,8 @@ public:
     return std::string(name_of(accelerator_));
   }
 
+  [[nodiscard]] bool offers_network() const override { return !settings_.network_helper.empty(); }
+
   aio::Task<std::unique_ptr<Execution>> start(ExecutionPlan plan) override {
     check_id(plan.id);
     const auto directory = settings_.run_directory / plan.id;
@@ -252,6 +255,7 @@ private:
     start.slot_directory = settings_.run_directory / ".slots";
     start.cgroup_parent = settings_.cgroup_parent;
     start.network_helper = settings_.network_helper;
+    start.network_allow = fmt::format("{}", fmt::join(settings_.network_allow, " "));
     start.log_limit_bytes = settings_.log_limit_bytes;
     start.patience_seconds = start.kvm ? kKvmPatience : kTcgPatience;
     if (settings_.guest_patience.count() > 0) {

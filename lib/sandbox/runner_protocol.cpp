@@ -46,6 +46,7 @@ struct Table<Start> {
                                                  &Start::slot_directory,
                                                  &Start::cgroup_parent,
                                                  &Start::network_helper,
+                                                 &Start::network_allow,
                                                  &Start::log_limit_bytes,
                                                  &Start::patience_seconds,
                                                  &Start::grace_seconds,

@@ -1,4 +1,5 @@
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/egress.hpp>
 #include <nixbuild/server/config.hpp>
 #include <nixbuild/server/settings.hpp>
 
@@ -78,6 +79,28 @@ std::set<std::string> texts(const toml::node& node) {
   std::set<std::string> result;
   for (const auto& element : *list) {
     result.insert(text(element));
+  }
+  return result;
+}
+
+std::set<std::string> address_blocks(const toml::node& node) {
+  auto blocks = texts(node);
+  for (const auto& block : blocks) {
+    if (!sandbox::parse_address_block(block)) {
+      throw WrongValue("a list of IPv4 addresses or blocks, such as [\"10.1.0.0/16\"]");
+    }
+  }
+  return blocks;
+}
+
+std::map<std::string, std::string> variables(const toml::node& node) {
+  const auto* table = node.as_table();
+  if (table == nullptr) {
+    throw WrongValue("a table of texts, such as {http_proxy = \"http://proxy:3128\"}");
+  }
+  std::map<std::string, std::string> result;
+  for (const auto& [name, value] : *table) {
+    result.insert_or_assign(std::string(name.str()), text(value));
   }
   return result;
 }
@@ -182,6 +205,22 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
         {"shell",
          [](C& c, const N& n) {
            c.shell = text(n);
+         }},
+        {"network",
+         [](C& c, const N& n) {
+           c.network = truth(n);
+         }},
+        {"network-allow",
+         [](C& c, const N& n) {
+           c.network_allow = address_blocks(n);
+         }},
+        {"certificates",
+         [](C& c, const N& n) {
+           c.certificates = text(n);
+         }},
+        {"impure-env",
+         [](C& c, const N& n) {
+           c.impure_env = variables(n);
          }}}},
       {"daemon",
        {{"idle-exit-seconds",

@@ -52,4 +52,9 @@ std::string LateExecutor::accelerator() const {
   return real_ ? real_->accelerator() : std::string();
 }
 
+bool LateExecutor::offers_network() const {
+  const std::lock_guard lock(mutex_);
+  return real_ && real_->offers_network();
+}
+
 } // namespace nixbuild::server

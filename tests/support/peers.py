@@ -47,6 +47,27 @@ def busybox_folder(scratch):
     return folder
 
 
+def loose_program(scratch, name):
+    """A folder with a program of this host and all its libraries; bin/NAME runs it anywhere."""
+    folder = Path(scratch) / f"loose-{name}"
+    if not folder.exists():
+        (folder / "lib").mkdir(parents=True)
+        (folder / "bin").mkdir()
+        binary = shutil.which(name)
+        listed = subprocess.run(["ldd", binary], check=True, stdout=subprocess.PIPE, text=True).stdout
+        for word in listed.split():
+            if word.startswith("/"):
+                shutil.copy(word, folder / "lib")
+        shutil.copy(binary, folder / "lib" / name)
+        wrapper = folder / "bin" / name
+        wrapper.write_text(
+            '#!/bin/sh\nhere="${0%/*}/../lib"\n'
+            f'exec "$here"/ld-linux-*.so.* --library-path "$here" "$here/{name}" "$@"\n'
+        )
+        wrapper.chmod(0o755)
+    return folder
+
+
 class Client:
     """One Nix of one version with a store, a configuration and a home of its own."""
 

@@ -105,6 +105,13 @@ void make_settings(const std::string& etc, const sandbox::GuestJob& job) {
   if (!job.resolv_conf.empty()) {
     write_file(etc + "/resolv.conf", job.resolv_conf, 0644);
   }
+  if (!job.services.empty()) {
+    write_file(etc + "/services", job.services, 0644);
+  }
+  if (!job.certificates.empty()) {
+    make_folders(etc + "/ssl/certs");
+    write_file(etc + "/ssl/certs/ca-certificates.crt", job.certificates, 0644);
+  }
   system_call(kCode, etc, [&] { return ::chmod(etc.c_str(), 0555); });
 }
 

@@ -18,6 +18,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -47,6 +48,14 @@ struct BuildRequest {
   Placement placement{};
 };
 
+/// What the machine of a fixed-output build is given beside its inputs. Source: protocol facts 5.2.
+struct BuildNetwork {
+  std::string certificates; ///< contents of its CA bundle
+  std::string services;     ///< contents of its /etc/services
+  /// Values of the variables that a derivation names in `impureEnvVars`; others are empty.
+  std::map<std::string, std::string> impure_environment;
+};
+
 /// What is the same for every build of one machine.
 struct BuilderSettings {
   unsigned cpus = 1;                 ///< per build, when nothing asks for more
@@ -61,6 +70,7 @@ struct BuilderSettings {
   bool allow_emulation = false;       ///< software emulation even where several accounts are served
   std::uint64_t max_memory_bytes = 0; ///< after running out of memory; 0: never more than at first
   BuildPolicy policy;                 ///< of requests that bring none
+  std::optional<BuildNetwork> network; ///< of fixed-output builds; absent: they have none either
 };
 
 /// What a build is made from, held for it.

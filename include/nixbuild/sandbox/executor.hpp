@@ -118,6 +118,9 @@ public:
 
   /// `kvm`, `tcg` or `fake`: told to people in logs and listings. Empty: not known before prepare.
   [[nodiscard]] virtual std::string accelerator() const = 0;
+
+  /// Whether a job that wants a network gets one; known after prepare.
+  [[nodiscard]] virtual bool offers_network() const { return true; }
 };
 
 } // namespace nixbuild::sandbox

@@ -13,6 +13,8 @@ namespace nixbuild::sandbox {
 inline constexpr const char* kGuestAddress = "10.0.2.15";
 inline constexpr const char* kGuestNetmask = "255.255.255.0";
 inline constexpr const char* kGuestGateway = "10.0.2.2";
+/// Name server that the guest is told; the helper forwards to the host's.
+inline constexpr const char* kGuestNameServer = "10.0.2.3";
 
 /// A file that is put into the build directory, mode 0644.
 struct GuestFile {
@@ -48,6 +50,9 @@ struct GuestJob {
       0;             ///< size of the tmpfs or scratch disk that takes all writes; 0: half of memory
   std::string hosts; ///< contents of /etc/hosts
   std::string resolv_conf; ///< contents of /etc/resolv.conf; empty: no such file
+  std::string services;    ///< contents of /etc/services; empty: no such file
+  /// Contents of /etc/ssl/certs/ca-certificates.crt; empty: no such file.
+  std::string certificates;
   bool probe_only = false; ///< answer and power off: used to measure a boot
 
   bool operator==(const GuestJob&) const = default;

@@ -14,6 +14,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 /// Builds in QEMU machines, each owned by a runner process that outlives this one.
 namespace nixbuild::sandbox {
@@ -25,6 +26,9 @@ struct QemuExecutorSettings {
   std::filesystem::path qemu = "/usr/bin/qemu-system-x86_64";
   /// passt, for fixed-output builds; empty or missing: such builds get no network device.
   std::filesystem::path network_helper = "/usr/bin/passt";
+  /// Address blocks (parse_address_block) beyond the public internet that fixed-output builds may
+  /// reach; one that cannot be read is an error of the build.
+  std::vector<std::string> network_allow;
   std::filesystem::path
       run_directory; ///< one folder a build below it; made when missing, mode 0700
   std::filesystem::path kernel_cache;

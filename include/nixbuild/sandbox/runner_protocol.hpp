@@ -30,7 +30,7 @@
 /// on what an earlier connection had seen. Failed may come at any time and is the last word.
 namespace nixbuild::sandbox::runner {
 
-inline constexpr std::uint32_t kVersion = 2;
+inline constexpr std::uint32_t kVersion = 3;
 inline constexpr std::size_t kHeaderBytes = 5;
 /// A job holds a whole environment; everything else stays far below.
 inline constexpr std::size_t kMaxPayload = 80 * kMiB;
@@ -53,6 +53,7 @@ struct Start {
   std::string slot_directory; ///< where uids of the pool are locked
   std::string cgroup_parent;  ///< empty: none
   std::string network_helper; ///< passt; empty: no network can be given
+  std::string network_allow;  ///< address blocks with blanks between, for EgressRules
   std::uint64_t log_limit_bytes = 0;
   std::uint32_t patience_seconds = 60; ///< within which the guest must answer, by each step
   std::uint32_t grace_seconds = 600;   ///< how long a finished build waits without a daemon

@@ -31,7 +31,13 @@ struct Config {
   bool allow_emulation = false;     ///< emulation with more than one account
   std::string kernel_image;         ///< empty: the newest one that was imported or lies in /boot
   std::string kernel_modules;
-  std::string shell; ///< static busybox for /bin/sh; empty: looked for
+  std::string shell;   ///< static busybox for /bin/sh; empty: looked for
+  bool network = true; ///< fixed-output builds reach the public internet, where passt is there
+  /// What they reach beyond that: `ADDRESS` or `ADDRESS/PREFIX`, IPv4.
+  std::set<std::string> network_allow;
+  /// CA bundle that they are given; absent file: none.
+  std::string certificates = "/etc/ssl/certs/ca-certificates.crt";
+  std::map<std::string, std::string> impure_env; ///< for what derivations name in `impureEnvVars`
   // [daemon]
   std::chrono::seconds idle_exit{600}; ///< an autostarted daemon ends after this time without work
   /// A second place for the list of keys, for an sshd whose lookup may not enter the state

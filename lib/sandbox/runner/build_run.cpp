@@ -168,7 +168,7 @@ void BuildRun::handle(Message message) {
     take_extents(*extents);
   } else if (const auto* attach = std::get_if<Attach>(&message)) {
     client_->attached = true;
-    client_->log_told = std::min(attach->log_offset, log_.size());
+    client_->log_told = attach->log_offset; // the log may not have come that far yet
     if (exited_ && !finishing_ && !failure_) {
       wait_for_daemon();
     }
@@ -224,7 +224,7 @@ void BuildRun::launch() {
   mark_phase("spawn");
   auto job = decode_guest_job(std::exchange(start_->job, {}));
   if (job.network && job.resolv_conf.empty()) {
-    job.resolv_conf = fmt::format("nameserver {}\n", NetworkHelper::kNameServer);
+    job.resolv_conf = fmt::format("nameserver {}\n", kGuestNameServer);
   }
   guest_.emplace(job);
   machine_.emplace(*start_, kernel_, initramfs_, mapper_->finish(), job.network);
@@ -504,7 +504,7 @@ bool BuildRun::wants_log() const {
   if (log_ended_ || failure_) {
     return false;
   }
-  return !client_ || !client_->attached || log_.size() - client_->log_told < kLogAhead;
+  return !client_ || !client_->attached || log_.size() < client_->log_told + kLogAhead;
 }
 
 bool BuildRun::wants_output() const {

@@ -1,5 +1,7 @@
 #include "sandbox/runner/machine.hpp"
 
+#include "sandbox/runner/egress_filter.hpp"
+
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/qemu_command.hpp>
 
@@ -10,6 +12,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <sstream>
 #include <vector>
 
 namespace nixbuild::sandbox::runner {
@@ -51,6 +54,19 @@ JailSettings jail_settings(const Start& start, std::size_t extents) {
   settings.cgroup_name = "build-" + start.id;
   settings.memory_max = start.memory_bytes + kOverhead + (start.kvm ? 0 : kTranslationCache);
   return settings;
+}
+
+EgressRules egress_rules(const Start& start) {
+  std::vector<AddressBlock> allowed;
+  std::istringstream words(start.network_allow);
+  for (std::string word; words >> word;) {
+    const auto block = parse_address_block(word);
+    if (!block) {
+      throw Error(Reaction::Reject, kCode, fmt::format("'{}' is no block of IPv4 addresses", word));
+    }
+    allowed.push_back(*block);
+  }
+  return {own_addresses(), std::move(allowed)};
 }
 
 } // namespace
@@ -107,7 +123,8 @@ Machine::Machine(const Start& start,
   }
   if (network && !start.network_helper.empty()) {
     // The helpers' uids lie behind those of the emulators.
-    network_.emplace(start.network_helper, slot_ ? slot_->uid() + start.uid_count : 0);
+    network_.emplace(
+        start.network_helper, slot_ ? slot_->uid() + start.uid_count : 0, egress_rules(start));
     fds.network = network_->emulator_end();
   }
   const auto command = qemu_command(machine, fds);

@@ -1,9 +1,12 @@
 #include "sandbox/runner/network_helper.hpp"
 
+#include "sandbox/runner/egress_filter.hpp"
+
 #include <nixbuild/sandbox/guest_job.hpp>
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <grp.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -11,49 +14,122 @@
 
 #include <cerrno>
 #include <csignal>
+#include <exception>
+#include <utility>
 #include <vector>
 
 namespace nixbuild::sandbox::runner {
 
-NetworkHelper::NetworkHelper(const std::string& program, uid_t uid) {
+namespace {
+
+constexpr const char* kCode = "sandbox.spawn";
+
+std::pair<UniqueFd, UniqueFd> connected_pair() {
   int ends[2];
-  system_call("sandbox.spawn", "socketpair", [&] {
+  system_call(kCode, "socketpair", [&] {
     return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends);
   });
-  emulator_end_ = UniqueFd(ends[0]);
-  const UniqueFd helper_end(ends[1]);
-  std::vector<std::string> arguments{
-      program,       "--foreground",  "--quiet",
-      "--one-off",   "--fd",          std::to_string(helper_end.get()),
-      "--ipv4-only", "--address",     kGuestAddress,
-      "--netmask",   kGuestNetmask,   "--gateway",
-      kGuestGateway, "--dns-forward", kNameServer,
-      "--no-map-gw", "--tcp-ports",   "none",
-      "--udp-ports", "none",          "--no-dhcp"};
+  return {UniqueFd(ends[0]), UniqueFd(ends[1])};
+}
+
+std::vector<std::string> passt_command(const std::string& program, int socket, uid_t uid) {
+  std::vector<std::string> words{program,       "--foreground",  "--quiet",
+                                 "--one-off",   "--fd",          std::to_string(socket),
+                                 "--ipv4-only", "--address",     kGuestAddress,
+                                 "--netmask",   kGuestNetmask,   "--gateway",
+                                 kGuestGateway, "--dns-forward", kGuestNameServer,
+                                 "--no-map-gw", "--tcp-ports",   "none",
+                                 "--udp-ports", "none",          "--no-dhcp"};
   if (uid != 0) {
-    arguments.insert(arguments.end(), {"--runas", fmt::format("{0}:{0}", uid)});
+    words.insert(words.end(), {"--runas", fmt::format("{0}:{0}", uid)});
   }
+  return words;
+}
+
+pid_t start_passt(const std::string& program, const UniqueFd& socket, uid_t uid) {
+  auto words = passt_command(program, socket.get(), uid);
   std::vector<char*> argv;
-  for (auto& argument : arguments) {
-    argv.push_back(argument.data());
+  for (auto& word : words) {
+    argv.push_back(word.data());
   }
   argv.push_back(nullptr);
   char* const environment[]{nullptr};
-  pid_ = system_call("sandbox.spawn", program, [] { return ::fork(); });
-  if (pid_ == 0) {
+  const auto pid = static_cast<pid_t>(system_call(kCode, program, [] { return ::fork(); }));
+  if (pid == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    ::fcntl(helper_end.get(), F_SETFD, 0);
+    ::fcntl(socket.get(), F_SETFD, 0);
     ::execve(program.c_str(), argv.data(), environment);
     ::_exit(127);
   }
+  return pid;
+}
+
+/// What parses a guest's packets holds nothing: two sockets, no privilege, a user of its own.
+void give_up_privileges(UniqueFd& guest, UniqueFd& helper, uid_t uid) {
+  constexpr int first = 3;
+  const auto keep = [](UniqueFd& socket, int at) {
+    system_call(kCode, "dup3", [&] { return ::dup3(socket.get(), at, O_CLOEXEC); });
+    [[maybe_unused]] const int copied = socket.release();
+    socket = UniqueFd(at);
+  };
+  // Both out of the way of the numbers they are to have.
+  guest = UniqueFd(system_call(
+      kCode, "fcntl", [&] { return ::fcntl(guest.get(), F_DUPFD_CLOEXEC, first + 2); }));
+  helper = UniqueFd(system_call(
+      kCode, "fcntl", [&] { return ::fcntl(helper.get(), F_DUPFD_CLOEXEC, first + 2); }));
+  keep(guest, first);
+  keep(helper, first + 1);
+  system_call(kCode, "close_range", [] { return ::close_range(first + 2, ~0U, 0); });
+  if (uid != 0) {
+    const auto gid = static_cast<gid_t>(uid);
+    system_call(kCode, "setgroups", [] { return ::setgroups(0, nullptr); });
+    system_call(kCode, "setresgid", [&] { return ::setresgid(gid, gid, gid); });
+    system_call(kCode, "setresuid", [&] { return ::setresuid(uid, uid, uid); });
+  }
+  ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+  ::prctl(PR_SET_PDEATHSIG, SIGKILL); // a change of user has cleared it
+}
+
+void end(pid_t pid) {
+  if (pid > 0) {
+    ::kill(pid, SIGKILL);
+    while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
+    }
+  }
+}
+
+} // namespace
+
+NetworkHelper::NetworkHelper(const std::string& program, uid_t uid, const EgressRules& rules) {
+  auto [emulator, guest] = connected_pair();
+  auto [inner, outer] = connected_pair();
+  passt_ = start_passt(program, outer, uid);
+  outer.reset();
+  const pid_t parent = ::getpid();
+  filter_ = ::fork();
+  if (filter_ == 0) {
+    int status = 0;
+    try {
+      emulator.reset();
+      give_up_privileges(guest, inner, uid);
+      if (::getppid() == parent) {
+        filter_egress(guest, inner, rules);
+      }
+    } catch (const std::exception&) {
+      status = 1; // the guest's network ends; its build tells
+    }
+    ::_exit(status);
+  }
+  if (filter_ < 0) {
+    end(std::exchange(passt_, -1));
+    throw_system_error(kCode, "fork");
+  }
+  emulator_end_ = std::move(emulator);
 }
 
 NetworkHelper::~NetworkHelper() {
-  if (pid_ > 0) {
-    ::kill(pid_, SIGKILL);
-    while (::waitpid(pid_, nullptr, 0) < 0 && errno == EINTR) {
-    }
-  }
+  end(filter_);
+  end(passt_);
 }
 
 } // namespace nixbuild::sandbox::runner

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/sandbox/egress.hpp>
 
 #include <sys/types.h>
 
@@ -8,16 +9,15 @@
 
 namespace nixbuild::sandbox::runner {
 
-/// passt: the network of one fixed-output build, as a process of its own beside the emulator, so
-/// that no packet of a guest is parsed inside the emulator. No port of the host leads in, the
-/// host's loopback is not reachable. Dies with this object and with this process.
+/// The network of one fixed-output build, in two processes beside the emulator, so that no packet
+/// of a guest is parsed inside it: a filter that lets out what the rules permit, and behind it
+/// passt, which carries connections without any privilege. No port of the host leads in, the host's
+/// loopback is not reachable. Both die with this object and with this process.
 class NetworkHelper {
 public:
-  /// Name server that the guest is told; the helper forwards to the host's.
-  static constexpr const char* kNameServer = "10.0.2.3";
-
-  /// Runs as user `uid` where that is not 0. Errors: `sandbox.spawn`.
-  NetworkHelper(const std::string& program, uid_t uid);
+  /// Runs as user `uid` where that is not 0. Forks: only in a process of one thread. Errors:
+  /// `sandbox.spawn`.
+  NetworkHelper(const std::string& program, uid_t uid, const EgressRules& rules);
   ~NetworkHelper();
   NetworkHelper(const NetworkHelper&) = delete;
   NetworkHelper& operator=(const NetworkHelper&) = delete;
@@ -30,7 +30,8 @@ public:
 
 private:
   UniqueFd emulator_end_;
-  pid_t pid_ = -1;
+  pid_t passt_ = -1;
+  pid_t filter_ = -1;
 };
 
 } // namespace nixbuild::sandbox::runner

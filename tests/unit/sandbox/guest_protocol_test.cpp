@@ -37,6 +37,8 @@ GuestJob full_job() {
   job.gid = 101;
   job.linux32 = true;
   job.network = true;
+  job.services = "http 80/tcp\n";
+  job.certificates = std::string(300'000, 'c');
   job.scratch_bytes = 5 * kGiB;
   job.hosts = "127.0.0.1 localhost\n";
   job.resolv_conf = "nameserver 10.0.2.3\n";
@@ -61,7 +63,7 @@ GuestExit full_exit() {
 }
 
 std::vector<guest::FromGuest> guest_messages() {
-  return {guest::Hello{1, 1234us},
+  return {guest::Hello{guest::kProtocolVersion, 1234us},
           guest::Started{},
           guest::Exited{full_exit()},
           guest::OutputEnd{1, "no"},
@@ -221,7 +223,8 @@ TEST_CASE("guest protocol fuzzing: real streams and their neighbours", "[sandbox
   seeds.emplace_back("\0\2\x03\0\0\0abc\x01\0\0\0d\0\0\0\0rest", 22);
   auto exit = full_exit();
   exit.log_bytes = 0;
-  seeds.push_back(std::string("\0\3", 2) + guest::encode(guest::Hello{1, 1us}) +
+  seeds.push_back(std::string("\0\3", 2) +
+                  guest::encode(guest::Hello{guest::kProtocolVersion, 1us}) +
                   guest::encode(guest::Started{}) + guest::encode(guest::Exited{exit}) +
                   guest::encode(guest::OutputEnd{0, ""}));
   std::mt19937 random(1);

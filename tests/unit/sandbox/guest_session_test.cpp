@@ -58,7 +58,7 @@ struct Talk {
   }
 
   void until_started() {
-    say(guest::Hello{1, 5us});
+    say(guest::Hello{guest::kProtocolVersion, 5us});
     say(guest::Started{});
     expect<GuestHello>();
     expect<GuestStarted>();
@@ -90,7 +90,7 @@ std::string code_of(Call&& call) {
 TEST_CASE("guest session: a whole life", "[sandbox]") {
   Talk talk;
   CHECK(talk.session.take_control().empty());
-  talk.say(guest::Hello{1, 5us});
+  talk.say(guest::Hello{guest::kProtocolVersion, 5us});
   CHECK(talk.expect<GuestHello>().boot_time == 5us);
   CHECK(talk.session.take_control() == guest::encode(guest::Job{two_outputs()}));
   talk.say(guest::Started{});
@@ -140,7 +140,7 @@ TEST_CASE("guest session: messages out of turn are refused", "[sandbox][reject]"
   }
   {
     Talk talk;
-    CHECK(talk.refused(guest::Hello{2, 5us}) == protocol);
+    CHECK(talk.refused(guest::Hello{99, 5us}) == protocol);
   }
   {
     Talk talk;
@@ -149,7 +149,7 @@ TEST_CASE("guest session: messages out of turn are refused", "[sandbox][reject]"
   {
     Talk talk;
     talk.until_started();
-    CHECK(talk.refused(guest::Hello{1, 5us}) == protocol);
+    CHECK(talk.refused(guest::Hello{guest::kProtocolVersion, 5us}) == protocol);
   }
   {
     Talk talk;
@@ -217,12 +217,12 @@ TEST_CASE("guest session: an exit is checked against job and log", "[sandbox][re
 
 TEST_CASE("guest session: only a failed setup and a probe end without a start", "[sandbox]") {
   Talk setup;
-  setup.say(guest::Hello{1, 5us});
+  setup.say(guest::Hello{guest::kProtocolVersion, 5us});
   setup.expect<GuestHello>();
   CHECK(setup.refused(Talk::exit_with(0)) == "sandbox.protocol");
 
   Talk failed;
-  failed.say(guest::Hello{1, 5us});
+  failed.say(guest::Hello{guest::kProtocolVersion, 5us});
   failed.expect<GuestHello>();
   failed.say(Talk::exit_with(0, GuestEnd::SetupFailed));
   CHECK(failed.expect<GuestExited>().exit.end == GuestEnd::SetupFailed);
@@ -230,12 +230,12 @@ TEST_CASE("guest session: only a failed setup and a probe end without a start", 
   auto job = two_outputs();
   job.probe_only = true;
   Talk probe(job);
-  probe.say(guest::Hello{1, 5us});
+  probe.say(guest::Hello{guest::kProtocolVersion, 5us});
   probe.expect<GuestHello>();
   probe.say(Talk::exit_with(0));
   probe.expect<GuestExited>();
   Talk started(job);
-  started.say(guest::Hello{1, 5us});
+  started.say(guest::Hello{guest::kProtocolVersion, 5us});
   CHECK(started.refused(guest::Started{}) == "sandbox.protocol");
 }
 

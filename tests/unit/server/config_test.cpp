@@ -46,6 +46,10 @@ allow-emulation = true
 kernel-image = "/boot/vmlinuz-x"
 kernel-modules = "/lib/modules/x"
 shell = "/bin/busybox"
+network = false
+network-allow = ["10.1.0.0/16", "192.168.3.4"]
+certificates = "/etc/ca.pem"
+impure-env = {http_proxy = "http://proxy:3128"}
 [daemon]
 idle-exit-seconds = 7
 keys-file = "/run/nixbuild/keys"
@@ -72,6 +76,11 @@ dir = "/gnu/store"
   CHECK(config.kernel_image == "/boot/vmlinuz-x");
   CHECK(config.kernel_modules == "/lib/modules/x");
   CHECK(config.shell == "/bin/busybox");
+  CHECK_FALSE(config.network);
+  CHECK(config.network_allow == std::set<std::string>{"10.1.0.0/16", "192.168.3.4"});
+  CHECK(config.certificates == "/etc/ca.pem");
+  CHECK(config.impure_env ==
+        std::map<std::string, std::string>{{"http_proxy", "http://proxy:3128"}});
   CHECK(config.idle_exit == std::chrono::seconds(7));
   CHECK(config.keys_file == "/run/nixbuild/keys");
   CHECK(config.settings ==
@@ -94,6 +103,13 @@ TEST_CASE("config: mistakes are told with file and line", "[server][reject]") {
   const auto choice = error_of("[sandbox]\naccelerator = \"xen\"\n");
   CHECK(choice.code() == "config.value");
   CHECK(choice.message().find("one of auto, kvm, tcg") != std::string::npos);
+  for (const char* block : {"10.0.0.1/8", "example.org", "::1", ""}) {
+    const auto wrong = error_of(std::string("[sandbox]\nnetwork-allow = [\"") + block + "\"]\n");
+    CHECK(wrong.code() == "config.value");
+    CHECK(wrong.message().find("list of IPv4 addresses or blocks") != std::string::npos);
+  }
+  CHECK(error_of("[sandbox]\nimpure-env = [\"a\"]\n").code() == "config.value");
+  CHECK(error_of("[sandbox]\nimpure-env = {a = 1}\n").code() == "config.value");
   CHECK(error_of("[builds\n").code() == "config.syntax");
   const auto setting = error_of("[settings]\nmax-cpus = 3\n");
   CHECK(setting.code() == "config.unknown-key");
