@@ -91,6 +91,11 @@ struct Import::State {
     try {
       existing = store.db.path_info(account, request.path);
       if (!existing) {
+        if (request.nar_size) {
+          store.room.expect(account, *request.nar_size);
+        } else {
+          most = store.room.left(account);
+        }
         recording.emplace(store.dir, store.segments, request);
         reader.emplace(recording->check);
       } else if (!request.nar_size) {
@@ -125,6 +130,7 @@ struct Import::State {
   std::optional<Recording> recording;
   std::optional<nar::Reader> reader; ///< none when bytes are only counted
   std::uint64_t taken = 0;
+  std::optional<std::uint64_t> most; ///< what fits, where no size was announced
   bool sealed = false;
 };
 
@@ -195,6 +201,10 @@ std::size_t Import::State::feed_slice(ByteView bytes) {
     recording->take(bytes.first(count));
   }
   taken += count;
+  if (most && taken > *most) {
+    store.room.expect(account, taken); // throws, unless room was made meanwhile
+    most = store.room.left(account);
+  }
   return count;
 }
 

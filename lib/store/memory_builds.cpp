@@ -35,6 +35,17 @@ std::vector<BuildRecord> MemoryBuilds::newest(AccountId account, std::size_t lim
   return result;
 }
 
+std::uint64_t MemoryBuilds::cpu_time_us(AccountId account, std::int64_t since_us) const {
+  std::uint64_t total = 0;
+  for (const auto& [id, record] : records_) {
+    if (record.account == account && record.started_us > 0 && record.reused == 0 &&
+        record.stopped_us >= since_us && record.stopped_us > record.started_us) {
+      total += static_cast<std::uint64_t>(record.stopped_us - record.started_us) * record.cpus;
+    }
+  }
+  return total;
+}
+
 std::int64_t MemoryBuilds::open(const BuildRecord& record, std::string_view request) {
   const auto id = add(record);
   auto& opened = open_[id];

@@ -19,6 +19,8 @@ public:
   [[nodiscard]] std::optional<BuildRecord> find(AccountId account, std::int64_t id) const;
   [[nodiscard]] std::vector<BuildRecord> newest(AccountId account, std::size_t limit) const;
 
+  [[nodiscard]] std::uint64_t cpu_time_us(AccountId account, std::int64_t since_us) const;
+
   std::int64_t open(const BuildRecord& record, std::string_view request);
   bool begin_attempt(const BuildRecord& record, std::string_view plan, std::uint64_t log_base);
   [[nodiscard]] bool is_open(std::int64_t build, unsigned attempt) const;

@@ -215,6 +215,15 @@ public:
     return result;
   }
 
+  std::uint64_t stored_bytes(AccountId account) override {
+    const std::lock_guard lock(mutex_);
+    std::uint64_t bytes = 0;
+    for (const auto& [path, info] : infos_of(account)) {
+      bytes += info.nar_size;
+    }
+    return bytes;
+  }
+
   std::optional<model::StorePath> path_of_hash_part(AccountId account,
                                                     std::string_view hash_part) override {
     const std::lock_guard lock(mutex_);
@@ -298,6 +307,11 @@ public:
   std::vector<BuildRecord> builds(AccountId account, std::size_t limit) override {
     const std::lock_guard lock(mutex_);
     return builds_.newest(account, limit);
+  }
+
+  std::uint64_t cpu_time_us(AccountId account, std::int64_t since_us) override {
+    const std::lock_guard lock(mutex_);
+    return builds_.cpu_time_us(account, since_us);
   }
 
   std::int64_t open_build(const BuildRecord& record, std::string_view request) override {

@@ -193,6 +193,16 @@ select_builds(Connection& connection, AccountId account, std::size_t limit) {
   return result;
 }
 
+std::uint64_t select_cpu_time(Connection& connection, AccountId account, std::int64_t since_us) {
+  Query query(connection,
+              "select coalesce(sum((stopped_us - started_us) * cpus), 0) from Builds "
+              "where account = ? and stopped_us >= ? and started_us > 0 and reused = 0 "
+              "and stopped_us > started_us");
+  query.bind(0, account.value).bind(1, since_us);
+  query.step();
+  return static_cast<std::uint64_t>(query.integer(0));
+}
+
 std::int64_t
 insert_open_build(Connection& connection, const BuildRecord& record, std::string_view request) {
   const auto id = insert_build(connection, record);

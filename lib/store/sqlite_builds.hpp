@@ -20,6 +20,8 @@ void update_build_row(Connection& connection, const BuildRecord& record);
 select_build(Connection& connection, AccountId account, std::int64_t id);
 [[nodiscard]] std::vector<BuildRecord>
 select_builds(Connection& connection, AccountId account, std::size_t limit);
+[[nodiscard]] std::uint64_t
+select_cpu_time(Connection& connection, AccountId account, std::int64_t since_us);
 
 [[nodiscard]] std::int64_t
 insert_open_build(Connection& connection, const BuildRecord& record, std::string_view request);

@@ -245,6 +245,11 @@ public:
     return readers_.read([&](Connection& connection) { return select_all(connection, account); });
   }
 
+  std::uint64_t stored_bytes(AccountId account) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_stored_bytes(connection, account); });
+  }
+
   std::optional<model::StorePath> path_of_hash_part(AccountId account,
                                                     std::string_view hash_part) override {
     if (hash_part.size() != model::StorePath::kHashLength) {
@@ -309,6 +314,11 @@ public:
   std::vector<BuildRecord> builds(AccountId account, std::size_t limit) override {
     return readers_.read(
         [&](Connection& connection) { return select_builds(connection, account, limit); });
+  }
+
+  std::uint64_t cpu_time_us(AccountId account, std::int64_t since_us) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_cpu_time(connection, account, since_us); });
   }
 
   std::int64_t open_build(const BuildRecord& record, std::string_view request) override {

@@ -314,6 +314,13 @@ model::StorePaths select_all(Connection& connection, AccountId account) {
   return paths;
 }
 
+std::uint64_t select_stored_bytes(Connection& connection, AccountId account) {
+  Query query(connection, "select coalesce(sum(nar_size), 0) from Paths where account = ?");
+  query.bind(0, account.value);
+  query.step();
+  return static_cast<std::uint64_t>(query.integer(0));
+}
+
 std::optional<model::StorePath>
 select_by_key(Connection& connection, AccountId account, const PathKey& key) {
   Query query(connection, "select name from Paths where account = ? and key = ?");

@@ -57,6 +57,7 @@ void select_infos(Connection& connection,
 [[nodiscard]] model::StorePaths
 select_closure(Connection& connection, AccountId account, std::span<const model::StorePath> roots);
 [[nodiscard]] model::StorePaths select_all(Connection& connection, AccountId account);
+[[nodiscard]] std::uint64_t select_stored_bytes(Connection& connection, AccountId account);
 [[nodiscard]] std::optional<model::StorePath>
 select_by_key(Connection& connection, AccountId account, const PathKey& key);
 [[nodiscard]] model::StorePaths

@@ -27,6 +27,10 @@ MetadataDb& Store::db() noexcept {
   return state_->db;
 }
 
+void Store::set_max_bytes(AccountId account, std::optional<std::uint64_t> bytes) {
+  state_->room.set_limit(account, bytes);
+}
+
 namespace {
 
 /// The contents that a commit is about to name: kept from collection until the names are there.
@@ -87,7 +91,9 @@ void commit_with(StoreState& state,
   {
     const Claims claims(state, infos);
     try {
+      Room::Taken room(state.room, account, infos);
       register_durably(state, account, infos, claims.hashes(), write);
+      room.keep();
     } catch (...) {
       error = std::current_exception();
     }

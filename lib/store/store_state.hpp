@@ -2,6 +2,7 @@
 
 #include "gate.hpp"
 #include "key_counter.hpp"
+#include "room.hpp"
 
 #include <nixbuild/store/store.hpp>
 
@@ -16,12 +17,13 @@ namespace nixbuild::store {
 /// What the parts of the store share. Order of locking: gates, then `mutex`.
 struct StoreState {
   StoreState(MetadataDb& metadata, SegmentStore& blobs, const Clock& time, model::StoreDir logical)
-      : db(metadata), segments(blobs), clock(time), dir(std::move(logical)) {}
+      : db(metadata), segments(blobs), clock(time), dir(std::move(logical)), room(metadata) {}
 
   MetadataDb& db;
   SegmentStore& segments;
   const Clock& clock;
   model::StoreDir dir;
+  Room room;
 
   /// Shared: adding a lease, registering. Alone: removing names, so that nothing becomes needed
   /// between the last look and the removal.

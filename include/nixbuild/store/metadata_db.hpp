@@ -146,6 +146,8 @@ public:
   /// `store.invalid-path` naming a root that is not valid.
   virtual model::StorePaths closure(AccountId account, std::span<const model::StorePath> roots) = 0;
   virtual model::StorePaths all_paths(AccountId account) = 0;
+  /// NAR bytes of all the account's paths together. Costs a look at each of them.
+  virtual std::uint64_t stored_bytes(AccountId account) = 0;
   virtual std::optional<model::StorePath> path_of_hash_part(AccountId account,
                                                             std::string_view hash_part) = 0;
   virtual model::StorePaths referrers(AccountId account, const model::StorePath& path) = 0;
@@ -167,6 +169,9 @@ public:
   virtual std::optional<BuildRecord> build(AccountId account, std::int64_t id) = 0;
   /// Newest first.
   virtual std::vector<BuildRecord> builds(AccountId account, std::size_t limit) = 0;
+  /// Microseconds for which builds of the account that ended since `since_us` have had a cpu: cpus
+  /// times duration, whoever's fault the end was. Results that were only reused cost nothing.
+  virtual std::uint64_t cpu_time_us(AccountId account, std::int64_t since_us) = 0;
 
   /// Adds a build and remembers it as open, in one transaction. Returns its number.
   virtual std::int64_t open_build(const BuildRecord& record, std::string_view request) = 0;

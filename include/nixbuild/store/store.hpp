@@ -58,7 +58,7 @@ public:
   Import& operator=(Import&&) noexcept;
 
   /// Takes bytes; returns how many belonged to the NAR (less than given: it ended). Errors:
-  /// `nar.*`, `store.nar-size`, `store.disk-full`.
+  /// `nar.*`, `store.nar-size`, `store.disk-full`, `store.account-full`.
   std::size_t feed(ByteView bytes);
   [[nodiscard]] bool complete() const noexcept;
 
@@ -132,11 +132,17 @@ public:
 
   [[nodiscard]] Lease lease(AccountId account);
 
-  /// Errors: `store.nar-size` for an announced size of 0.
+  /// The NAR bytes that the account's paths may have together, from now on; absent: as many as
+  /// there are. What is there already stays.
+  void set_max_bytes(AccountId account, std::optional<std::uint64_t> bytes);
+
+  /// Errors: `store.nar-size` for an announced size of 0, `store.account-full` (Denied) when the
+  /// announced size exceeds what the account may have.
   [[nodiscard]] Import begin_import(AccountId account, ImportRequest request);
   /// An import whose name is not known yet; ends in `Import::seal_as`.
   [[nodiscard]] Import begin_import(AccountId account);
-  /// Registers sealed paths in one transaction. Errors as MetadataDb::register_paths.
+  /// Registers sealed paths in one transaction. Errors as MetadataDb::register_paths, and
+  /// `store.account-full` (Denied).
   void commit(AccountId account, std::span<const model::PathInfo> infos);
   /// The same together with the end of the build that made them, as MetadataDb::end_build. False:
   /// it was another attempt's build, and nothing was registered.

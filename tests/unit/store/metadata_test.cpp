@@ -188,6 +188,34 @@ TEST_CASE("metadata: removal refuses what others refer to", "[store][reject]") {
   CHECK_FALSE(base.db->nar_hash_in_use(infos[0].nar_hash));
 }
 
+TEST_CASE("metadata: cpu time is what ended builds of one account held since a time", "[store]") {
+  Database base(GENERATE(false, true));
+  const auto put_build = [&](AccountId account, std::int64_t start, std::int64_t stop) {
+    BuildRecord record;
+    record.account = account;
+    record.derivation = "x.drv";
+    record.platform = "x86_64-linux";
+    record.started_us = start;
+    record.stopped_us = stop;
+    record.cpus = 4;
+    record.id = base.db->add_build(record);
+    return record;
+  };
+  put_build(base.a, 100, 200);
+  put_build(base.a, 900, 1100);
+  put_build(base.a, 1000, 1050);
+  put_build(base.a, 0, 1500);
+  put_build(base.a, 1200, 0);
+  auto reused = put_build(base.a, 1100, 1200);
+  reused.reused = 1;
+  base.db->update_build(reused);
+  put_build(base.b, 1000, 2000);
+  CHECK(base.db->cpu_time_us(base.a, 0) == 4 * (100 + 200 + 50));
+  CHECK(base.db->cpu_time_us(base.a, 1000) == 4 * (200 + 50));
+  CHECK(base.db->cpu_time_us(base.a, 3000) == 0);
+  CHECK(base.db->cpu_time_us(base.b, 1000) == 4 * 1000);
+}
+
 TEST_CASE("metadata: accounts see nothing of each other", "[store]") {
   Database base(GENERATE(false, true));
   const auto x = info_for("x");
