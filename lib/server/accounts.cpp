@@ -1,4 +1,5 @@
 #include "admin_text.hpp"
+#include "http_tokens.hpp"
 
 #include <nixbuild/base/bytes.hpp>
 #include <nixbuild/base/encoding.hpp>
@@ -116,6 +117,10 @@ void AccountDesk::publish_keys() {
   for (const auto& path : settings_.key_lists) {
     replace_file(path, text);
   }
+}
+
+std::size_t AccountDesk::revoke_tokens(const std::string& account) const {
+  return settings_.tokens_file.empty() ? 0 : remove_account_tokens(settings_.tokens_file, account);
 }
 
 } // namespace nixbuild::server

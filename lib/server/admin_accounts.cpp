@@ -65,15 +65,20 @@ AdminAnswer remove_account(const AdminCall& call) {
                             paths,
                             keys));
   }
+  // First: were the daemon to end in between, the account would only be without tokens.
+  const auto tokens = call.desk().revoke_tokens(name);
   db.remove_account(*account);
   call.desk().publish_keys();
   if (call.json()) {
-    return {json::serialize(json::object{{"name", name}, {"paths", paths}, {"keys", keys}}) + "\n"};
+    return {json::serialize(json::object{
+                {"name", name}, {"paths", paths}, {"keys", keys}, {"tokens", tokens}}) +
+            "\n"};
   }
-  return {fmt::format(
-      "account '{}' removed{}\n",
-      name,
-      paths + keys > 0 ? fmt::format(" with {} store paths and {} keys", paths, keys) : "")};
+  const auto gone =
+      paths + keys + tokens > 0
+          ? fmt::format(" with {} store paths, {} keys and {} tokens", paths, keys, tokens)
+          : std::string();
+  return {fmt::format("account '{}' removed{}\n", name, gone)};
 }
 
 } // namespace nixbuild::server

@@ -37,7 +37,7 @@ std::vector<CommandSpec> daemon_commands() {
        0},
       {"account remove",
        "NAME",
-       "remove an account, its keys and its store paths",
+       "remove an account, its keys, tokens and store paths",
        "Contents that no account needs any more are freed by the next `nixbuild gc`.",
        {kJson, {"--force", "", "remove it although it has keys or store paths"}},
        1,

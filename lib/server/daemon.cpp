@@ -229,7 +229,9 @@ build::BuilderSettings builder_settings(const Config& config, const MachineShare
 }
 
 AccountDesk::Settings desk_settings(const DaemonSettings& settings) {
-  AccountDesk::Settings desk{settings.config.settings, {settings.state_dir + "/keys"}};
+  AccountDesk::Settings desk{settings.config.settings,
+                             {settings.state_dir + "/keys"},
+                             http_settings(settings.state_dir, settings.config).tokens_file};
   if (!settings.config.keys_file.empty()) {
     desk.key_lists.emplace_back(settings.config.keys_file);
   }

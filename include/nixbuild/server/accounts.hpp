@@ -7,6 +7,7 @@
 #include <nixbuild/server/settings.hpp>
 #include <nixbuild/store/metadata_db.hpp>
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -35,6 +36,7 @@ public:
     /// Files that are to hold the list of keys (see `key_list.hpp`), readable by everybody who can
     /// enter their folder.
     std::vector<std::filesystem::path> key_lists;
+    std::string tokens_file; ///< of the HTTP interface; empty: it has none
   };
 
   /// Database and clock outlive the desk.
@@ -50,6 +52,10 @@ public:
 
   /// Writes the list of keys anew, each file in one step. Error `keys.publish` naming the file.
   void publish_keys();
+
+  /// Takes the account's tokens of the HTTP interface away, so that none of them leads into a later
+  /// account of the same name; returns how many. Error `http.tokens`.
+  std::size_t revoke_tokens(const std::string& account) const;
 
   /// Seconds since 1970.
   [[nodiscard]] std::int64_t now() const { return clock_.wall().time_since_epoch().count(); }

@@ -66,7 +66,7 @@ TEST_CASE("identity: without a key, who opens the socket himself may do everythi
 }
 
 TEST_CASE("identity: a key has its own permissions or the account's, locally too", "[server]") {
-  Fixture f({{{"max-cpu", "8"}}, {}});
+  Fixture f({{{"max-cpu", "8"}}, {}, {}});
   auto key = key_for(f, "blob");
   key.tags = {{"TEAM", "red"}};
   key.id = f.db->add_key(key);
@@ -127,7 +127,7 @@ TEST_CASE("key list: every place gets it, readable, and in one step", "[server]"
   const tests::ScratchFolder scratch;
   const auto first = scratch.path() / "one";
   const auto second = scratch.path() / "two";
-  Fixture f({{}, {first, second}});
+  Fixture f({{}, {first, second}, {}});
   auto key = key_for(f, "blob");
   key.expires_at = 77;
   key.id = f.db->add_key(key);
@@ -148,7 +148,7 @@ TEST_CASE("key list: every place gets it, readable, and in one step", "[server]"
   REQUIRE(::stat(first.c_str(), &info) == 0);
   CHECK((info.st_mode & 0777) == 0644);
   CHECK_FALSE(std::filesystem::exists(first.string() + ".new"));
-  Fixture lost({{}, {scratch.path() / "missing" / "keys"}});
+  Fixture lost({{}, {scratch.path() / "missing" / "keys"}, {}});
   try {
     lost.desk.publish_keys();
     FAIL("written");

@@ -38,7 +38,7 @@ std::vector<server::ListedKey> listed(const std::filesystem::path& file) {
 TEST_CASE("administration: keys are added, listed, changed and removed", "[server][admin]") {
   const tests::ScratchFolder scratch;
   const auto file = scratch.path() / "keys";
-  Fixture f({{}, {file}});
+  Fixture f({{}, {file}, {}});
   const auto added = f.run({"key",
                             "add",
                             "--name=my laptop",
@@ -160,7 +160,7 @@ TEST_CASE("administration: words about keys that make no sense are usage errors"
 
 TEST_CASE("administration: an account with keys is not removed by mistake", "[server][admin]") {
   const tests::ScratchFolder scratch;
-  Fixture f({{}, {scratch.path() / "keys"}});
+  Fixture f({{}, {scratch.path() / "keys"}, {}});
   f.db->ensure_account("team-a");
   CHECK(f.run({"key", "add", kPublic}, false, "team-a").status == 0);
   const auto in_use = f.run({"account", "remove", "team-a"});

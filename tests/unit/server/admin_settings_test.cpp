@@ -32,7 +32,7 @@ json::value row_of(const json::value& rows, std::string_view name) {
 
 TEST_CASE("administration: settings are set, shown with their sources, and unset",
           "[server][admin]") {
-  Fixture f({{{"max-cpu", "16"}}, {}});
+  Fixture f({{{"max-cpu", "16"}}, {}, {}});
   const auto id = std::to_string(add_key(f, "blob", "store:read"));
   CHECK(f.run({"settings", "set", "max-cpu", "8"}).out ==
         "max-cpu = 8 (account 'default'; from account)\n");

@@ -1,6 +1,8 @@
 #include "admin_rig.hpp"
 #include "server/admin_commands.hpp"
 #include "server/admin_text.hpp"
+#include "server/http_tokens.hpp"
+#include "support/scratch_folder.hpp"
 
 #include <nixbuild/nar/writer.hpp>
 
@@ -68,6 +70,27 @@ TEST_CASE("administration: accounts are added, listed and removed", "[server][ad
   CHECK(f.run({"account", "remove", "default"}).status == 1);
   CHECK(f.run({"account", "add", "Not A Name"}).status == 1);
   CHECK(f.run({"builds"}, false, "team-a").status == 4);
+}
+
+TEST_CASE("administration: a removed account leaves no token for one of the same name",
+          "[server][admin]") {
+  tests::ScratchFolder folder;
+  const auto file = (folder.path() / "tokens").string();
+  server::AccountDesk::Settings settings;
+  settings.tokens_file = file;
+  Fixture f(settings);
+  for (const char* account : {"team-a", "team-b"}) {
+    f.db->ensure_account(account);
+    server::HttpToken token;
+    token.account = account;
+    token.name = "ci";
+    static_cast<void>(server::add_token(file, token));
+  }
+  CHECK(f.run({"account", "remove", "team-a"}).out ==
+        "account 'team-a' removed with 0 store paths, 0 keys and 1 tokens\n");
+  const auto left = server::read_tokens(file).tokens;
+  REQUIRE(left.size() == 1);
+  CHECK(left[0].account == "team-b");
 }
 
 TEST_CASE("administration: words that make no command are usage errors",
