@@ -121,10 +121,23 @@ std::optional<std::int64_t> parse_time_us(std::string_view text) noexcept {
   return clock ? std::optional(midnight + *clock) : std::nullopt;
 }
 
-std::string day_of(std::int64_t microseconds) {
-  const auto days = chrono::floor<chrono::days>(chrono::sys_time<chrono::microseconds>(
+namespace {
+
+chrono::year_month_day date_of(std::int64_t microseconds) {
+  return chrono::floor<chrono::days>(chrono::sys_time<chrono::microseconds>(
       chrono::microseconds(std::clamp(microseconds, std::int64_t{0}, kLastSecond * kMicro))));
-  const chrono::year_month_day date(days);
+}
+
+} // namespace
+
+std::int64_t begin_of_month(std::int64_t microseconds) {
+  const auto date = date_of(microseconds);
+  const chrono::sys_days first(date.year() / date.month() / 1);
+  return chrono::microseconds(first.time_since_epoch()).count();
+}
+
+std::string day_of(std::int64_t microseconds) {
+  const auto date = date_of(microseconds);
   return fmt::format("{:04}-{:02}-{:02}",
                      static_cast<int>(date.year()),
                      static_cast<unsigned>(date.month()),

@@ -15,4 +15,7 @@ namespace nixbuild::server {
 /// `2026-01-31`, the day in UTC. For times of years 1970 to 9999.
 [[nodiscard]] std::string day_of(std::int64_t microseconds);
 
+/// The time at which the month (UTC) of a time began. For times of years 1970 to 9999.
+[[nodiscard]] std::int64_t begin_of_month(std::int64_t microseconds);
+
 } // namespace nixbuild::server

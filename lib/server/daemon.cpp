@@ -1,4 +1,5 @@
 #include "machine_health.hpp"
+#include "quota_desk.hpp"
 
 #include <nixbuild/aio/task_group.hpp>
 #include <nixbuild/base/error.hpp>
@@ -35,7 +36,6 @@
 #include <csignal>
 #include <filesystem>
 #include <fstream>
-#include <limits>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -171,25 +171,6 @@ scheduler::SchedulerSettings scheduling() {
   return settings;
 }
 
-/// How the scheduler knows an account.
-scheduler::AccountPolicy policy_of_account(store::AccountId account, const AccountQuotas& quotas) {
-  constexpr std::uint64_t kMost = std::numeric_limits<unsigned>::max();
-  const auto small = [&](const std::optional<std::uint64_t>& value) {
-    return value ? std::optional(static_cast<unsigned>(std::min(*value, kMost))) : std::nullopt;
-  };
-  scheduler::AccountPolicy policy;
-  policy.account = std::to_string(account.value);
-  policy.weight = quotas.weight;
-  policy.quota.running = small(quotas.max_running_builds);
-  policy.quota.cpus = small(quotas.max_running_cpus);
-  policy.quota.memory_bytes = quotas.max_running_memory_bytes;
-  if (quotas.max_cpu_hours_per_month) {
-    policy.quota.cpu_time = std::chrono::hours(static_cast<std::int64_t>(
-        std::min<std::uint64_t>(*quotas.max_cpu_hours_per_month, 1U << 30)));
-  }
-  return policy;
-}
-
 /// A file that this host may not have, up to a size that no such file reaches.
 std::string contents_of(const std::string& path) {
   constexpr std::size_t limit = 8 * kMiB;
@@ -265,6 +246,7 @@ struct Daemon::State {
   AccountDesk accounts;
   LateExecutor executor;
   build::LeaseDesk leases;
+  QuotaDesk quotas;
   build::Builder builder;
   aio::TaskGroup build_tasks;
   aio::TaskGroup session_tasks;
@@ -289,6 +271,7 @@ struct Daemon::State {
         accounts(*db, clock, desk_settings(settings)),
         executor([this, make_executor] { return make_executor(io.get_executor()); }, pool),
         leases(scheduling(), {this_machine(settings.config, share)}, clock),
+        quotas(store, accounts, leases, clock),
         builder({store, *logs, executor, leases, pool, clock, log, &signing_key, count_builds()},
                 builder_settings(settings.config, share)),
         build_tasks(io.get_executor(), log), session_tasks(io.get_executor(), log),
@@ -298,6 +281,7 @@ struct Daemon::State {
     recover_state(settings.state_dir, store, *segments, log);
     publish_keys_at_start(accounts, log);
     learn_from_history();
+    quotas.tell_all();
     take_up_builds();
     auto listener =
         settings.listener ? std::move(settings.listener) : listen_for_handoffs(settings.state_dir);
@@ -441,7 +425,7 @@ SessionCaller Daemon::State::caller_of(const Handoff& handoff) {
   caller.write = handoff.write;
   caller.key = identity.key == 0 ? std::string() : std::to_string(identity.key);
   caller.settings = SessionSettings::resolve(identity.layers, handoff.environment);
-  leases.set_account(policy_of_account(identity.account, caller.settings.quotas()));
+  quotas.apply(identity.account, caller.settings.quotas());
   return caller;
 }
 
@@ -499,6 +483,12 @@ aio::Task<void> Daemon::State::watch_idle() {
         leases.set_health("local", health_of_machine(settings.state_dir));
       };
       co_await pool.run(std::move(look));
+    }
+    if (quotas.month_is_over()) {
+      auto count = [this] {
+        quotas.count_cpu_time();
+      };
+      co_await pool.run(std::move(count));
     }
     unsynced = unsynced || busy || clock.monotonic() - last_work < std::chrono::seconds(2);
     if (unsynced && ++ticks % kSyncSeconds == 0) {

@@ -308,6 +308,11 @@ TEST_CASE("times: days, instants and seconds are read, nothing else is", "[serve
   }
   CHECK(server::day_of(1'700'000'000'000'000) == "2023-11-14");
   CHECK(server::day_of(-5) == "1970-01-01");
+  CHECK(server::begin_of_month(*server::parse_time_us("2026-11-25T10:00:00.5Z")) ==
+        *server::parse_time_us("2026-11-01"));
+  CHECK(server::begin_of_month(*server::parse_time_us("2024-02-29")) ==
+        *server::parse_time_us("2024-02-01"));
+  CHECK(server::begin_of_month(-5) == 0);
 }
 
 TEST_CASE("targets: path and parameters are decoded, each parameter is taken once",
