@@ -197,13 +197,10 @@ AdminAnswer show_builds(const AdminCall& call) {
   return {call.json() ? json::serialize(list) + "\n" : table.text()};
 }
 
-aio::Task<int> print_log(AdminCall& call) {
-  const auto number = parse_number(call.command.arguments.at(0));
-  const bool follow = call.command.has("--follow");
-  auto find = [&call, number] {
-    return find_build(call, number);
-  };
-  co_await call.parts.pool.run(std::move(find));
+namespace {
+
+/// Writes the log from its first line on; all there is, or with `follow` until the build ends.
+aio::Task<void> send_log(AdminCall& call, std::int64_t number, bool follow) {
   asio::steady_timer timer(co_await asio::this_coro::executor);
   std::uint64_t offset = 0;
   for (;;) {
@@ -215,7 +212,7 @@ aio::Task<int> print_log(AdminCall& call) {
     const bool nothing = piece.bytes.empty();
     co_await write_text(*call.out, std::move(piece.bytes));
     if (piece.ended || (nothing && !follow)) {
-      co_return 0;
+      co_return;
     }
     if (nothing) {
       timer.expires_after(kLogPoll);
@@ -223,6 +220,50 @@ aio::Task<int> print_log(AdminCall& call) {
       expect_caller(call);
     }
   }
+}
+
+aio::Task<store::BuildRecord> look_up(AdminCall& call, std::int64_t number) {
+  auto find = [&call, number] {
+    return find_build(call, number);
+  };
+  co_return co_await call.parts.pool.run(std::move(find));
+}
+
+/// One line that says how it ended.
+std::string end_of(const store::BuildRecord& record) {
+  return fmt::format("build {}: {} after {}{}{}\n",
+                     record.id,
+                     status_name(record),
+                     human_duration(duration_us(record)),
+                     record.error.empty() ? "" : ": ",
+                     printable(record.error));
+}
+
+} // namespace
+
+aio::Task<int> print_log(AdminCall& call) {
+  const auto number = parse_number(call.command.arguments.at(0));
+  co_await look_up(call, number);
+  co_await send_log(call, number, call.command.has("--follow"));
+  co_return 0;
+}
+
+aio::Task<int> attach_build(AdminCall& call) {
+  const auto number = parse_number(call.command.arguments.at(0));
+  auto record = co_await look_up(call, number);
+  co_await send_log(call, number, true);
+  asio::steady_timer timer(co_await asio::this_coro::executor);
+  for (;;) {
+    record = co_await look_up(call, number);
+    if (record.status) {
+      break;
+    }
+    timer.expires_after(kLogPoll);
+    co_await timer.async_wait(asio::use_awaitable);
+    expect_caller(call);
+  }
+  co_await write_text(*call.err, end_of(record));
+  co_return model::is_success(*record.status) ? 0 : 1;
 }
 
 } // namespace nixbuild::server

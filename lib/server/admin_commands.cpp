@@ -77,6 +77,14 @@ std::vector<CommandSpec> daemon_commands() {
        {{"--follow", "", "go on until the build ends"}},
        1,
        1},
+      {"attach",
+       "ID",
+       "follow a build from the first line of its log to its end",
+       "Prints the log, then on standard error how the build ended. The exit status is 1 when it\n"
+       "failed. Leaving does not touch the build.",
+       {},
+       1,
+       1},
       {"path info",
        "PATH…",
        "show what is known of store paths",
@@ -113,6 +121,44 @@ std::vector<CommandSpec> daemon_commands() {
        {kJson,
         {"--keep", "PATH", "a path to keep (may be given often)"},
         {"--older-than", "AGE", "keep paths younger than this (30d, 12h, 15m)"}},
+       0,
+       0,
+       CommandPlace::Daemon,
+       false},
+  };
+}
+
+/// What concerns the whole service.
+std::vector<CommandSpec> service_commands() {
+  return {
+      {"usage",
+       "",
+       "say what builds have taken, by day, and what is stored",
+       "Counts builds that have had a machine and whose end was not the service's fault, on the "
+       "day\n"
+       "(UTC) of their end. MEMORY is GiB of the machine times hours. Times: 2026-01-31,\n"
+       "2026-01-31T12:00:00Z.",
+       {kJson,
+        {"--from", "TIME", "builds that ended then or later"},
+        {"--to", "TIME", "builds that ended before"},
+        {"--all", "", "of every account"}},
+       0,
+       0},
+      {"drain",
+       "",
+       "start no more builds",
+       "Builds that run go on to their end; new ones wait. Queries and uploads are served. Until\n"
+       "`nixbuild undrain` or the daemon's end.",
+       {{"--wait", "", "return when nothing runs any more"}},
+       0,
+       0,
+       CommandPlace::Daemon,
+       false},
+      {"undrain",
+       "",
+       "start builds again",
+       "Those that waited start at once.",
+       {},
        0,
        0,
        CommandPlace::Daemon,
@@ -353,7 +399,7 @@ const OptionSpec* any_option(std::string_view name) {
 std::span<const CommandSpec> command_table() {
   static const std::vector<CommandSpec> table = [] {
     auto all = daemon_commands();
-    for (auto& more : {account_commands(), local_commands()}) {
+    for (auto& more : {service_commands(), account_commands(), local_commands()}) {
       all.insert(all.end(), more.begin(), more.end());
     }
     return all;

@@ -1,5 +1,5 @@
+#include "account_usage.hpp"
 #include "api.hpp"
-#include "api_time.hpp"
 
 #include <nixbuild/server/reported_status.hpp>
 
@@ -8,7 +8,6 @@
 #include <boost/json/serialize.hpp>
 
 #include <algorithm>
-#include <map>
 
 namespace nixbuild::server {
 
@@ -20,26 +19,10 @@ double seconds(std::uint64_t microseconds) {
   return static_cast<double>(microseconds) / 1e6;
 }
 
-/// Ended, had a machine, and the fault was not ours.
-bool is_billable(const store::BuildRecord& record) {
-  const auto status = reported_status(record);
-  return has_ended(status) && status != ReportedStatus::InternalError && record.started_us != 0;
+void put_into(json::object& object, const Spent& spent) {
+  object["billable_build_count"] = spent.builds;
+  object["billable_cpu_seconds"] = seconds(spent.cpu_us);
 }
-
-struct Spent {
-  std::uint64_t builds = 0;
-  std::uint64_t cpu_us = 0;
-
-  void add(const Spent& other) {
-    builds += other.builds;
-    cpu_us += other.cpu_us;
-  }
-
-  void put_into(json::object& object) const {
-    object["billable_build_count"] = builds;
-    object["billable_cpu_seconds"] = seconds(cpu_us);
-  }
-};
 
 /// How long at least one of them had a machine. Sorts `spans`.
 std::int64_t covered_us(std::vector<std::pair<std::int64_t, std::int64_t>> spans) {
@@ -85,7 +68,7 @@ ApiAnswer show_summary(ApiCall& call) {
       spans.emplace_back(record.started_us, record.started_us + took);
     }
     if (is_billable(record)) {
-      billable.add({1, record.cpu_us});
+      billable.add(spent_by(record));
     }
   }
   json::object object;
@@ -117,28 +100,21 @@ ApiAnswer show_usage(ApiCall& call) {
   Spent total;
   json::array list;
   for (const auto& account : accounts) {
-    std::map<std::string, Spent> days;
-    Spent sum;
-    for (const auto& record : db.builds(account.id, kMostScanned)) {
-      if (is_billable(record) && record.stopped_us >= from && record.stopped_us < to) {
-        days[day_of(record.stopped_us)].add({1, record.cpu_us});
-        sum.add({1, record.cpu_us});
-      }
-    }
+    const auto usage = usage_of(db, account.id, from, to);
     json::array day_list;
-    for (const auto& [day, spent] : days) {
+    for (const auto& [day, spent] : usage.days) {
       json::object entry{{"date", day}};
-      spent.put_into(entry);
+      put_into(entry, spent);
       day_list.push_back(std::move(entry));
     }
     json::object entry{{"account", account.name}};
-    sum.put_into(entry);
+    put_into(entry, usage.sum);
     entry["days"] = std::move(day_list);
     list.push_back(std::move(entry));
-    total.add(sum);
+    total.add(usage.sum);
   }
   json::object object;
-  total.put_into(object);
+  put_into(object, total);
   object["accounts"] = std::move(list);
   ApiAnswer answer;
   answer.body = json::serialize(object) + "\n";

@@ -1,0 +1,139 @@
+#include "account_usage.hpp"
+#include "admin_call.hpp"
+#include "admin_text.hpp"
+#include "api_time.hpp"
+
+#include <boost/asio/steady_timer.hpp>
+#include <boost/asio/this_coro.hpp>
+#include <boost/asio/use_awaitable.hpp>
+#include <boost/json/array.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/serialize.hpp>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+
+/// Commands about the whole service: what it has been used for, and whether it starts builds.
+namespace nixbuild::server {
+
+namespace asio = boost::asio;
+namespace json = boost::json;
+
+namespace {
+
+constexpr std::chrono::milliseconds kDrainPoll{100};
+
+std::int64_t time_option(const AdminCall& call, std::string_view option, std::int64_t otherwise) {
+  const auto text = call.command.value(option);
+  if (!text) {
+    return otherwise;
+  }
+  const auto time = parse_time_us(*text);
+  if (!time) {
+    throw_usage(
+        fmt::format("'{}' is no time: write 2026-01-31 or 2026-01-31T12:00:00Z", printable(*text)));
+  }
+  return *time;
+}
+
+/// Those that the command is about, by name.
+std::vector<store::Account> accounts_meant(const AdminCall& call) {
+  if (!call.command.has("--all")) {
+    return {store::Account{call.account, call.handoff.account}};
+  }
+  if (call.handoff.limited) {
+    throw Error(Reaction::Denied,
+                "admin.account",
+                fmt::format("this session is limited to the account '{}'", call.handoff.account));
+  }
+  auto accounts = call.parts.store.db().accounts();
+  std::sort(accounts.begin(), accounts.end(), [](const auto& a, const auto& b) {
+    return a.name < b.name;
+  });
+  return accounts;
+}
+
+json::object as_json(const Spent& spent) {
+  return json::object{{"builds", spent.builds},
+                      {"cpuSeconds", static_cast<double>(spent.cpu_us) / 1e6},
+                      {"memoryGibSeconds", spent.memory_gib_seconds}};
+}
+
+build::LeaseDesk& leases_of(const AdminCall& call) {
+  if (call.parts.leases == nullptr) {
+    throw Error(Reaction::Internal, "admin.no-leases", "this daemon has no queue of builds");
+  }
+  return *call.parts.leases;
+}
+
+} // namespace
+
+AdminAnswer show_usage_of_accounts(const AdminCall& call) {
+  const auto from = time_option(call, "--from", INT64_MIN);
+  const auto to = time_option(call, "--to", INT64_MAX);
+  using Align = TextTable::Align;
+  TextTable table({{"ACCOUNT"},
+                   {"DAY"},
+                   {"BUILDS", Align::Right},
+                   {"CPU", Align::Right},
+                   {"MEMORY", Align::Right},
+                   {"STORED", Align::Right}});
+  const auto add = [&table](const std::string& account,
+                            const std::string& day,
+                            const Spent& spent,
+                            const std::string& stored) {
+    table.add({account,
+               day,
+               std::to_string(spent.builds),
+               human_duration(static_cast<std::int64_t>(spent.cpu_us)),
+               fmt::format("{:.2f} GiB h", spent.memory_gib_seconds / 3600),
+               stored});
+  };
+  json::array list;
+  for (const auto& account : accounts_meant(call)) {
+    auto& db = call.parts.store.db();
+    const auto usage = usage_of(db, account.id, from, to);
+    const auto stored = db.stored_bytes(account.id);
+    json::array days;
+    for (const auto& [day, spent] : usage.days) {
+      auto entry = as_json(spent);
+      entry["day"] = day;
+      days.push_back(std::move(entry));
+      add(account.name, day, spent, "");
+    }
+    add(account.name, "total", usage.sum, human_size(stored));
+    auto entry = as_json(usage.sum);
+    entry["account"] = account.name;
+    entry["storedBytes"] = stored;
+    entry["days"] = std::move(days);
+    list.push_back(std::move(entry));
+  }
+  return {call.json() ? json::serialize(list) + "\n" : table.text()};
+}
+
+aio::Task<int> drain_builds(AdminCall& call) {
+  auto& leases = leases_of(call);
+  leases.drain();
+  if (call.command.has("--wait")) {
+    asio::steady_timer timer(co_await asio::this_coro::executor);
+    while (leases.counts().running > 0) {
+      timer.expires_after(kDrainPoll);
+      co_await timer.async_wait(asio::use_awaitable);
+      expect_caller(call);
+    }
+  }
+  const auto counts = leases.counts();
+  co_await write_text(*call.out,
+                      fmt::format("no more builds are started; {} run, {} wait\n",
+                                  counts.running,
+                                  counts.builds - counts.running));
+  co_return 0;
+}
+
+AdminAnswer undrain_builds(const AdminCall& call) {
+  leases_of(call).resume();
+  return {"builds are started again\n"};
+}
+
+} // namespace nixbuild::server
