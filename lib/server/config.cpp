@@ -227,6 +227,10 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
          [](C& c, const N& n) {
            c.idle_exit = std::chrono::seconds(whole(n, 1, 365ULL * 86400));
          }},
+        {"stop-wait-seconds",
+         [](C& c, const N& n) {
+           c.stop_wait = std::chrono::seconds(whole(n, 0, 7ULL * 86400));
+         }},
         {"keys-file",
          [](C& c, const N& n) {
            c.keys_file = text(n);

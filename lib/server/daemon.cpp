@@ -1,6 +1,7 @@
 #include "machine_health.hpp"
 #include "quota_desk.hpp"
 
+#include <nixbuild/aio/system_clock.hpp>
 #include <nixbuild/aio/task_group.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/build/shared_builds.hpp>
@@ -33,6 +34,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -51,17 +53,6 @@ constexpr int kHandoffSeconds = 10;
 constexpr unsigned kSyncSeconds = 5;
 constexpr unsigned kHealthSeconds = 2;
 constexpr auto kStopPatience = std::chrono::seconds(10);
-
-class SystemClock final : public Clock {
-public:
-  [[nodiscard]] WallTime wall() const override {
-    return std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
-  }
-
-  [[nodiscard]] MonotonicTime monotonic() const override {
-    return std::chrono::steady_clock::now();
-  }
-};
 
 /// The key that signs what is built here; made at the first start.
 model::SigningKey load_signing_key(const std::string& state_dir) {
@@ -237,7 +228,7 @@ struct Daemon::State {
   MachineShare share;
   asio::io_context io;
   aio::BlockingPool pool{kBlockingThreads};
-  SystemClock clock;
+  aio::SystemClock clock;
   model::SigningKey signing_key;
   std::unique_ptr<store::MetadataDb> db;
   std::unique_ptr<store::SegmentStore> segments;
@@ -258,6 +249,7 @@ struct Daemon::State {
   asio::steady_timer idle_timer;
   MonotonicTime last_work;
   bool stopping = false;
+  std::atomic<bool> hurry = false; ///< a second signal has come
   int exit_status = 0;
 
   State(DaemonSettings given, const ExecutorFactory& make_executor, Log& l)
@@ -304,6 +296,7 @@ struct Daemon::State {
   aio::Task<int> run_session(ReceivedHandoff received);
   SessionCaller caller_of(const Handoff& handoff);
   aio::Task<void> watch_idle();
+  aio::Task<void> stop_on_signal();
   aio::Task<void> shut_down();
 };
 
@@ -508,6 +501,24 @@ aio::Task<void> Daemon::State::watch_idle() {
   }
 }
 
+/// Lets what runs end, for as long as the configuration says; what waits is left to the next
+/// daemon.
+aio::Task<void> Daemon::State::stop_on_signal() {
+  leases.drain();
+  asio::steady_timer timer(io);
+  const auto deadline = clock.monotonic() + settings.config.stop_wait;
+  if (const auto running = leases.counts().running; running > 0) {
+    log.info(fmt::format("{} builds run; waiting for them at most {} seconds",
+                         running,
+                         settings.config.stop_wait.count()));
+  }
+  while (!hurry && leases.counts().running > 0 && clock.monotonic() < deadline) {
+    timer.expires_after(std::chrono::milliseconds(100));
+    co_await timer.async_wait(asio::use_awaitable);
+  }
+  co_await shut_down();
+}
+
 aio::Task<void> Daemon::State::shut_down() {
   if (std::exchange(stopping, true)) {
     co_return;
@@ -552,7 +563,9 @@ int Daemon::run() {
   signals.async_wait([&](boost::system::error_code error, int number) {
     if (!error) {
       state.log.info(fmt::format("signal {}: ending", number));
-      own.spawn("ending", state.shut_down());
+      own.spawn("ending", state.stop_on_signal());
+      signals.async_wait(
+          [&state](boost::system::error_code again, int) { state.hurry = state.hurry || !again; });
     }
   });
   if (state.settings.ready) {

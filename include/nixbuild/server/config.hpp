@@ -39,6 +39,8 @@ struct Config {
   std::string certificates = "/etc/ssl/certs/ca-certificates.crt";
   std::map<std::string, std::string> impure_env; ///< for what derivations name in `impureEnvVars`
   // [daemon]
+  /// For so long SIGTERM lets builds that run end; then they are left to the next daemon.
+  std::chrono::seconds stop_wait{0};
   std::chrono::seconds idle_exit{600}; ///< an autostarted daemon ends after this time without work
   /// A second place for the list of keys, for an sshd whose lookup may not enter the state
   /// directory; empty: none.

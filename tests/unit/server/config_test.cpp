@@ -52,6 +52,7 @@ certificates = "/etc/ca.pem"
 impure-env = {http_proxy = "http://proxy:3128"}
 [daemon]
 idle-exit-seconds = 7
+stop-wait-seconds = 9
 keys-file = "/run/nixbuild/keys"
 [settings]
 max-cpu = 8
@@ -73,6 +74,7 @@ dir = "/gnu/store"
   CHECK(config.features == std::set<std::string>{"kvm"});
   CHECK(config.accelerator == "tcg");
   CHECK(config.allow_emulation);
+  CHECK(config.stop_wait == std::chrono::seconds(9));
   CHECK(config.kernel_image == "/boot/vmlinuz-x");
   CHECK(config.kernel_modules == "/lib/modules/x");
   CHECK(config.shell == "/bin/busybox");
