@@ -246,6 +246,18 @@ def test_paths(cli, client, tree, scratch):
     cli.run("account", "remove", "default", "--force", status=1)
 
 
+def test_a_full_store_refuses_uploads(cli, client, tree):
+    path = client.run("nix-store", "--add", tree).stdout.strip()
+    cli.run("settings", "set", "max-store-bytes", "200KiB")
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        copy_to(cli, client, path)
+    assert b"the store of account 'default' is full" in refused.value.stderr
+    assert cli.json("path", "list") == []
+    cli.run("settings", "set", "max-store-bytes", "1MiB")
+    copy_to(cli, client, path)
+    assert [info["path"] for info in cli.json("path", "list")] == [path]
+
+
 def test_verify_finds_damage(cli, client, tree):
     (path,) = client.run("nix-store", "--add", tree).stdout.split()
     copy_to(cli, client, path)
@@ -303,6 +315,12 @@ def test_run_and_look_at_the_build(admin, client, small):
     number = str(build["id"])
     assert "log-line-for-run" in admin.run("log", number).stdout
     assert admin.run("log", "--follow", number).stdout == admin.run("log", number).stdout
+    attached = admin.run("attach", number)
+    assert attached.stdout == admin.run("log", number).stdout
+    assert f"build {number}: Built after" in attached.stderr
+    usage = admin.json("usage")[0]
+    assert usage["account"] == "default" and usage["builds"] >= 1 and usage["storedBytes"] > 0
+    assert usage["days"][-1]["day"] in admin.run("usage").stdout
     shown = admin.run("builds", number).stdout
     assert drv.name in shown
     assert admin.json("builds", number)["id"] == build["id"]
@@ -340,6 +358,7 @@ def test_follow_a_running_build_and_leave(admin, client, small):
             time.sleep(0.2)
         number = str(builds[0]["id"])
         # One who leaves in the middle disturbs nobody.
+        attached = subprocess.Popen(admin.command("attach", number), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         left = subprocess.Popen(admin.command("log", "--follow", number), stdout=subprocess.PIPE)
         assert left.stdout.read(1)
         left.send_signal(signal.SIGINT)
@@ -347,9 +366,29 @@ def test_follow_a_running_build_and_leave(admin, client, small):
         followed = admin.run("log", "--follow", number).stdout
         assert [line for line in followed.split() if line.startswith("tick")] == [f"tick-{i}" for i in range(1, 7)]
         assert running.wait(60) == 0
+        out, end = attached.communicate(timeout=60)
+        assert [line for line in out.split() if line.startswith("tick")] == [f"tick-{i}" for i in range(1, 7)]
+        assert attached.returncode == 0 and f"build {number}: Built" in end
     finally:
         running.kill()
         running.wait()
+
+
+def test_drain_holds_builds_back(admin, client, small):
+    drv = upload_inputs(admin, client, small, "drained", body="echo > $out")
+    assert "no more builds are started" in admin.run("drain", "--wait").stdout
+    try:
+        held = subprocess.Popen(admin.command("run", drv), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 30
+        builds = []
+        while not builds and time.monotonic() < deadline:
+            builds = admin.json("builds", "--running")
+            time.sleep(0.2)
+        assert builds[0]["status"] == "waiting"
+        assert "drain" in admin.run("why", str(builds[0]["id"])).stdout
+    finally:
+        admin.run("undrain")
+    assert held.wait(120) == 0
 
 
 # Over SSH
