@@ -10,13 +10,13 @@ import time
 import pytest
 
 import peers
-from conftest import SERVER
+from conftest import SERVER, import_kernel
 
 pytestmark = pytest.mark.skipif(SERVER != "nixbuild", reason="about our own program")
 
 COMMANDS = (
     "account add|account list|account remove|key add|key list|key set|key remove|settings show|settings set|"
-    "settings unset|keys-for|authorized-keys|builds|why|cancel|log|path info|path list|path cat|path verify|gc|run|"
+    "settings unset|keys-for|authorized-keys|builds|why|cancel|log|attach|usage|drain|undrain|path info|path list|path cat|path verify|gc|run|"
     "nar ls|nar cat|nar pack|nar unpack|kernel import|kernel list|"
     "token add|token list|token remove|doctor"
 ).split("|")
@@ -389,6 +389,29 @@ def test_drain_holds_builds_back(admin, client, small):
     finally:
         admin.run("undrain")
     assert held.wait(120) == 0
+
+
+def test_sigterm_waits_for_a_running_build(cli, client, small, scratch):
+    import_kernel(cli.state_dir)
+    configuration = scratch / "nixbuild.toml"
+    configuration.write_text("[sandbox]\nallow-emulation = true\n[daemon]\nstop-wait-seconds = 100\n")
+    words = [peers.program("nixbuildd"), "--state-dir", cli.state_dir, "--config", configuration, "--foreground"]
+    daemon = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not (cli.state_dir / "daemon.sock").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        drv = upload_inputs(cli, client, small, "outlives", body="echo begun >&2; sleep 4; echo > $out")
+        running = subprocess.Popen(cli.command("run", drv), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while "begun" not in running.stderr.readline():
+            assert running.poll() is None
+        daemon.send_signal(signal.SIGTERM)
+        assert daemon.wait(60) == 0
+        running.communicate(timeout=10)
+        assert cli.json("builds")[0]["status"] == "Built"
+    finally:
+        daemon.kill()
+        daemon.wait()
 
 
 # Over SSH
