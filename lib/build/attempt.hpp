@@ -1,5 +1,6 @@
 #pragma once
 
+#include "derivation_options.hpp"
 #include "steps.hpp"
 #include "watchdog.hpp"
 
@@ -63,6 +64,7 @@ private:
   aio::Task<void> choose_accelerator();
   aio::Task<void> begin_attempt(const std::string& plan);
   aio::Task<void> connect(sandbox::GuestJob& job);
+  void furnish(sandbox::GuestJob& job);
   aio::Task<void> start();
   aio::Task<void> watch();
   aio::Task<sandbox::GuestExit> follow();
@@ -72,8 +74,9 @@ private:
   void judge(const sandbox::GuestExit& exit) const;
   void judge_outputs(const sandbox::GuestExit& exit) const;
   aio::Task<void> collect();
+  [[nodiscard]] store::ImportRequest output_import(std::size_t index) const;
   aio::Task<model::PathInfo> collect_output(std::size_t index);
-  std::vector<model::PathInfo> signed_outputs();
+  std::vector<model::PathInfo> signed_outputs(const std::vector<std::size_t>& order);
   void set_failure(model::BuildResult& result, const std::exception_ptr& fault) const;
   [[noreturn]] void throw_stopped() const;
   [[noreturn]] void throw_superseded() const;
@@ -96,6 +99,7 @@ private:
   std::shared_ptr<BuildInputs> inputs_;
   std::shared_ptr<Watch> watch_;
   std::string drv_text_;
+  DerivationOptions options_;
 
   store::BuildRecord record_;
   bool settled_ = false;    ///< the record is no longer open

@@ -1,4 +1,5 @@
 #include "attempt.hpp"
+#include "references_graph.hpp"
 
 #include <nixbuild/base/error.hpp>
 
@@ -73,7 +74,7 @@ void Attempt::judge_outputs(const sandbox::GuestExit& exit) const {
   }
 }
 
-aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
+store::ImportRequest Attempt::output_import(std::size_t index) const {
   store::ImportRequest incoming{.path = output_paths_[index],
                                 .deriver = {},
                                 .nar_hash = {},
@@ -84,10 +85,16 @@ aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
                                 .scan_for = {}};
   incoming.deriver = request_.derivation_path;
   incoming.ultimate = true;
-  incoming.scan_for = inputs_->closure;
-  incoming.scan_for.insert(incoming.scan_for.end(), output_paths_.begin(), output_paths_.end());
-  model::sort_unique(incoming.scan_for);
-  auto import = parts_.store.begin_import(request_.account, std::move(incoming));
+  if (!options_.undiscovered.contains(output_names_[index])) {
+    incoming.scan_for = inputs_->closure;
+    incoming.scan_for.insert(incoming.scan_for.end(), output_paths_.begin(), output_paths_.end());
+    model::sort_unique(incoming.scan_for);
+  }
+  return incoming;
+}
+
+aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
+  auto import = parts_.store.begin_import(request_.account, output_import(index));
 
   std::optional<FixedOutputCheck> check;
   const auto& output = request_.derivation.outputs.at(output_names_[index]);
@@ -151,12 +158,16 @@ aio::Task<void> Attempt::collect() {
     auto info = co_await collect_output(index);
     built_.push_back(std::move(info));
   }
-  built_ = signed_outputs();
+  const auto order = order_of_outputs(built_, drv_text_);
+  auto check = [this] {
+    check_output_rules(parts_.store, request_.account, options_, output_names_, built_);
+  };
+  co_await parts_.pool.run(std::move(check));
+  built_ = signed_outputs(order);
 }
 
-/// `built_`, signed, in an order in which each output stands behind those it refers to.
-std::vector<model::PathInfo> Attempt::signed_outputs() {
-  const auto order = order_of_outputs(built_, drv_text_);
+/// `built_`, signed, in that order.
+std::vector<model::PathInfo> Attempt::signed_outputs(const std::vector<std::size_t>& order) {
   std::vector<model::PathInfo> infos;
   for (const auto index : order) {
     auto info = built_[index];

@@ -113,7 +113,7 @@ aio::Task<bool> Attempt::reuse_success(const store::BuildOutcome& outcome) {
     co_return false;
   }
   built_ = std::move(infos);
-  built_ = signed_outputs();
+  built_ = signed_outputs(order_of_outputs(built_, drv_text_));
   const bool own = outcome.account == request_.account;
   record_.reused = own ? outcome.build : 0;
   record_.of_another = !own;

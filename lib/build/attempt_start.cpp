@@ -1,4 +1,6 @@
 #include "attempt.hpp"
+#include "environment.hpp"
+#include "references_graph.hpp"
 
 #include <nixbuild/aio/event.hpp>
 #include <nixbuild/base/error.hpp>
@@ -21,6 +23,7 @@ namespace nixbuild::build {
 using std::chrono::microseconds;
 
 void Attempt::name_outputs() {
+  options_ = read_options(request_.derivation, request_.derivation_path.base_name());
   const auto kind = model::derivation_kind(request_.derivation);
   if (kind != model::OutputKind::InputAddressed && kind != model::OutputKind::Fixed) {
     throw BuildFailure(model::BuildStatus::MiscFailure,
@@ -110,24 +113,6 @@ aio::Task<void> tell_of_waiting(std::shared_ptr<Wait> wait,
 
 namespace {
 
-/// Words of `requiredSystemFeatures`. Source: protocol facts 5.4.
-std::set<std::string> features_of(const model::BasicDerivation& derivation) {
-  std::set<std::string> features;
-  const auto found = derivation.environment.find("requiredSystemFeatures");
-  if (found == derivation.environment.end()) {
-    return features;
-  }
-  std::string word;
-  for (const char c : found->second + " ") {
-    if (c != ' ' && c != '\t' && c != '\n') {
-      word.push_back(c);
-    } else if (!word.empty()) {
-      features.insert(std::exchange(word, {}));
-    }
-  }
-  return features;
-}
-
 /// `hello-2.12.1`.
 std::string package_of(const model::StorePath& derivation) {
   std::string name(derivation.name());
@@ -148,7 +133,7 @@ scheduler::BuildRequest Attempt::queue_request() const {
   wanted.tags = placement.tags;
   wanted.name = package_of(request_.derivation_path);
   wanted.platform = request_.derivation.platform;
-  wanted.features = features_of(request_.derivation);
+  wanted.features = options_.required_features;
   wanted.priority = placement.priority;
   wanted.lane = placement.interactive ? scheduler::Lane::Interactive : scheduler::Lane::Batch;
   wanted.max_restarts = policy_.max_restarts;
@@ -264,6 +249,25 @@ aio::Task<void> Attempt::connect(sandbox::GuestJob& job) {
   job.services = settings_.network->services;
 }
 
+/// What the builder process is given: environment, arguments, files. Blocking.
+void Attempt::furnish(sandbox::GuestJob& job) {
+  auto& store = parts_.store;
+  const auto rewrites = placeholder_rewrites(store.dir(), job.outputs);
+  const Surroundings surroundings{
+      .dir = store.dir(),
+      .build_cores = std::max(settings_.build_cores, record_.cpus),
+      .impure = settings_.network ? &settings_.network->impure_environment : nullptr};
+  fill_environment(job, request_, options_, surroundings, rewrites);
+  const auto graphs =
+      export_references(store, request_.account, options_, inputs_->closure, drv_text_);
+  if (options_.structured) {
+    const auto& attributes = request_.derivation.environment.at("__json");
+    add_structured_files(job, store.dir(), attributes, graphs, rewrites);
+  } else {
+    add_graph_files(job, store.dir(), graphs);
+  }
+}
+
 aio::Task<void> Attempt::start() {
   sandbox::ExecutionPlan plan;
   plan.id = fmt::format("{}-{}", record_.id, record_.attempt + 1);
@@ -272,7 +276,6 @@ aio::Task<void> Attempt::start() {
   auto& job = plan.job;
   job.store_dir = parts_.store.dir().text();
   job.builder = request_.derivation.builder;
-  job.arguments = request_.derivation.arguments;
   job.scratch_bytes = settings_.scratch_bytes;
   job.linux32 = request_.derivation.platform == "i686-linux";
   job.hosts = "127.0.0.1 localhost\n::1 localhost\n";
@@ -285,11 +288,9 @@ aio::Task<void> Attempt::start() {
   if (model::derivation_kind(request_.derivation) == model::OutputKind::Fixed) {
     co_await connect(job);
   }
-  fill_environment(
-      job, request_, parts_.store.dir(), std::max(settings_.build_cores, record_.cpus));
-
   const auto composing = parts_.clock.monotonic();
-  auto work = [this] {
+  auto work = [this, &job] {
+    furnish(job);
     return compose_inputs(parts_.store, request_.account, inputs_->closure);
   };
   auto disk = co_await parts_.pool.run(std::move(work));

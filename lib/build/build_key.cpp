@@ -21,6 +21,15 @@ void put(Hasher& hasher, std::string_view text) {
   hasher.update(bytes_of(text));
 }
 
+/// Whether the builder is told of paths that are not among its inputs: the outputs of derivations
+/// in an exported references graph.
+bool looks_beyond(const model::BasicDerivation& derivation, const model::StorePaths& closure) {
+  const auto& environment = derivation.environment;
+  return (environment.contains("exportReferencesGraph") || environment.contains("__json")) &&
+         std::any_of(
+             closure.begin(), closure.end(), [](const auto& path) { return path.is_derivation(); });
+}
+
 } // namespace
 
 std::optional<Hash> build_key(store::MetadataDb& db,
@@ -28,7 +37,7 @@ std::optional<Hash> build_key(store::MetadataDb& db,
                               const BuildRequest& request,
                               const model::StorePaths& closure) {
   Hasher hasher(HashAlgorithm::Sha256);
-  put(hasher, "nixbuild build key 1");
+  put(hasher, "nixbuild build key 2");
   put(hasher, dir.text());
   put(hasher, derivation_text(dir, request.derivation));
   put(hasher, std::uint64_t{closure.size()});
@@ -42,8 +51,13 @@ std::optional<Hash> build_key(store::MetadataDb& db,
     for (const auto& reference : info.references) {
       put(hasher, reference.base_name());
     }
+    put(hasher, info.content_address);
   };
   db.path_infos(request.account, closure, add);
+  if (looks_beyond(request.derivation, closure)) {
+    put(hasher, "of account");
+    put(hasher, static_cast<std::uint64_t>(request.account.value));
+  }
   // A path that went away since the closure was taken: there is nothing to compare.
   return found == closure.size() ? std::optional(hasher.finish()) : std::nullopt;
 }

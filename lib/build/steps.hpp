@@ -44,7 +44,8 @@ parse_request(const model::StoreDir& dir, store::AccountId account, std::string_
 
 /// What makes two builds the same whoever asks: derivation (with outputs and platform), and what
 /// its inputs contain. A path's name says nothing about its contents, so the NAR hash of every path
-/// of the input closure is a part. Nothing when a path of `closure` is not valid. Blocking.
+/// of the input closure is a part; the account, too, where the builder is told of more
+/// than its inputs. Nothing when a path of `closure` is not valid. Blocking.
 [[nodiscard]] std::optional<Hash> build_key(store::MetadataDb& db,
                                             const model::StoreDir& dir,
                                             const BuildRequest& request,
@@ -55,13 +56,6 @@ parse_request(const model::StoreDir& dir, store::AccountId account, std::string_
 /// What makes two requests share one running build: the account and the limits asked for are a
 /// part, so that nobody's time limit ends another one's build.
 [[nodiscard]] Hash share_key(const Hash& key, const BuildRequest& request);
-
-/// The environment of the builder process and the files of the build directory, complete and
-/// sorted. Source: protocol facts 5.1. Throws BuildFailure for what is not offered.
-void fill_environment(sandbox::GuestJob& job,
-                      const BuildRequest& request,
-                      const model::StoreDir& dir,
-                      unsigned build_cores);
 
 /// The composed input disk of a closure.
 struct InputDisk {

@@ -1,5 +1,6 @@
 #include "admin_call.hpp"
 #include "admin_text.hpp"
+#include "api_time.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -70,10 +71,6 @@ std::int64_t duration_us(const store::BuildRecord& record) {
   const auto from = record.started_us != 0 ? record.started_us : record.created_us;
   const auto to = record.stopped_us != 0 ? record.stopped_us : now_us();
   return from == 0 || to < from ? 0 : to - from;
-}
-
-json::value time_or_null(std::int64_t microseconds) {
-  return microseconds == 0 ? json::value(nullptr) : json::value(iso_time_us(microseconds));
 }
 
 json::value parse_phases(const store::BuildRecord& record) {

@@ -90,7 +90,7 @@ json::array words_of(const Permissions& permissions) {
   return list;
 }
 
-json::value time_or_null(std::int64_t seconds) {
+json::value second_or_null(std::int64_t seconds) {
   return seconds == 0 ? json::value(nullptr) : json::value(iso_time(seconds));
 }
 
@@ -117,10 +117,10 @@ object_of(const AdminCall& call, const store::SshKey& key, const Permissions& de
       {"permissions", words_of(key.permissions ? Permissions::parse(*key.permissions) : defaults)},
       {"defaultPermissions", !key.permissions},
       {"tags", tags},
-      {"expires", time_or_null(key.expires_at)},
+      {"expires", second_or_null(key.expires_at)},
       {"expired", key.expires_at != 0 && key.expires_at <= call.desk().now()},
-      {"created", time_or_null(key.created_at)},
-      {"lastUsed", time_or_null(key.last_used_at)}};
+      {"created", second_or_null(key.created_at)},
+      {"lastUsed", second_or_null(key.last_used_at)}};
 }
 
 std::int64_t key_number(std::string_view text) {

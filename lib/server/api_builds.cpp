@@ -1,5 +1,6 @@
 #include "admin_text.hpp"
 #include "api.hpp"
+#include "api_time.hpp"
 
 #include <nixbuild/server/reported_status.hpp>
 
@@ -20,10 +21,6 @@ namespace {
 constexpr std::uint64_t kDefaultLimit = 50;
 constexpr std::uint64_t kMostListed = 1000;
 constexpr std::size_t kLogPiece = 64 * kKiB;
-
-json::value time_or_null(std::int64_t microseconds) {
-  return microseconds == 0 ? json::value(nullptr) : json::value(iso_time_us(microseconds));
-}
 
 double seconds(std::int64_t microseconds) {
   return static_cast<double>(microseconds) / 1e6;

@@ -1,5 +1,8 @@
 #include "api_time.hpp"
 
+#include "admin_text.hpp"
+
+#include <boost/json/value.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -134,6 +137,11 @@ std::int64_t begin_of_month(std::int64_t microseconds) {
   const auto date = date_of(microseconds);
   const chrono::sys_days first(date.year() / date.month() / 1);
   return chrono::microseconds(first.time_since_epoch()).count();
+}
+
+boost::json::value time_or_null(std::int64_t microseconds) {
+  return microseconds == 0 ? boost::json::value(nullptr)
+                           : boost::json::value(iso_time_us(microseconds));
 }
 
 std::string day_of(std::int64_t microseconds) {

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <boost/json/fwd.hpp>
+
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -17,5 +19,8 @@ namespace nixbuild::server {
 
 /// The time at which the month (UTC) of a time began. For times of years 1970 to 9999.
 [[nodiscard]] std::int64_t begin_of_month(std::int64_t microseconds);
+
+/// `iso_time_us`, or null for 0: it has not happened.
+[[nodiscard]] boost::json::value time_or_null(std::int64_t microseconds);
 
 } // namespace nixbuild::server

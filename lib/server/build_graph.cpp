@@ -3,6 +3,7 @@
 #include "archive_intake.hpp"
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/store/derivation_file.hpp>
 
 #include <fmt/format.h>
 
@@ -12,8 +13,6 @@
 namespace nixbuild::server {
 
 namespace {
-
-constexpr std::uint64_t kDerivationBytes = 64 * kMiB;
 
 class Loader {
 public:
@@ -57,7 +56,7 @@ private:
       }
       expect_room();
       graph_.nodes.push_back({.path = wish.path,
-                              .derivation = load_derivation(store_, account_, wish.path),
+                              .derivation = store::load_derivation(store_, account_, wish.path),
                               .wanted = {},
                               .valid = true,
                               .inputs = {},
@@ -190,18 +189,6 @@ BuildGraph load_build_graph(store::Store& store,
                             store::AccountId account,
                             std::span<const protocol::DerivedPath> wanted) {
   return Loader(store, account).load(wanted);
-}
-
-model::Derivation
-load_derivation(store::Store& store, store::AccountId account, const model::StorePath& path) {
-  auto source = store.open_export(account, path);
-  const auto root = source.tree().root();
-  if (root.type != segment::NodeType::Regular || root.size > kDerivationBytes) {
-    throw Error(Reaction::Reject,
-                "derivation.file",
-                fmt::format("'{}' is not a derivation file", store.dir().print(path)));
-  }
-  return model::parse_derivation(store.dir(), source.read_file(root, kDerivationBytes));
 }
 
 } // namespace nixbuild::server

@@ -43,8 +43,4 @@ inline constexpr std::size_t kGraphLimit = 250'000;
                                           store::AccountId account,
                                           std::span<const protocol::DerivedPath> wanted);
 
-/// The contents of a valid `.drv`. Blocking. Errors: `derivation.*`, `store.invalid-path`.
-[[nodiscard]] model::Derivation
-load_derivation(store::Store& store, store::AccountId account, const model::StorePath& path);
-
 } // namespace nixbuild::server

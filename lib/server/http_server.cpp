@@ -24,7 +24,7 @@ namespace {
 
 using Acceptor = asio::basic_socket_acceptor<asio::generic::stream_protocol, asio::any_io_executor>;
 
-constexpr auto kAwait = asio::as_tuple(asio::use_awaitable);
+constexpr auto kAsTuple = asio::as_tuple(asio::use_awaitable);
 constexpr std::size_t kMostRefusals = 50;
 constexpr std::chrono::milliseconds kAcceptPause{100};
 
@@ -85,7 +85,7 @@ aio::Task<void> HttpServer::State::accept(std::shared_ptr<State> state) {
   while (!state->stopping) {
     const asio::any_io_executor own_strand = asio::make_strand(state->executor);
     HttpSocket socket(own_strand);
-    const auto [error] = co_await state->acceptor.async_accept(socket, kAwait);
+    const auto [error] = co_await state->acceptor.async_accept(socket, kAsTuple);
     if (error == asio::error::operation_aborted || state->stopping) {
       co_return;
     }
@@ -93,7 +93,7 @@ aio::Task<void> HttpServer::State::accept(std::shared_ptr<State> state) {
       // Most likely there are no descriptors left; others will be given back.
       state->log.warning(fmt::format("HTTP: taking a connection: {}", error.message()));
       asio::steady_timer pause(state->strand, kAcceptPause);
-      const auto [stopped] = co_await pause.async_wait(kAwait);
+      const auto [stopped] = co_await pause.async_wait(kAsTuple);
       if (stopped) {
         co_return;
       }

@@ -1,3 +1,4 @@
+#include "export_order.hpp"
 #include "serve_state.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -177,8 +178,13 @@ aio::Task<void> ServeState::dump(model::StorePath path) {
 }
 
 aio::Task<void> ServeState::export_paths(serve::ExportPaths request) {
-  for (const auto& path : request.paths) {
-    lease_.add(path);
+  lease_.add(request.paths);
+  auto sort = [this, &request] {
+    return references_first(
+        parts_.store.db(), parts_.store.dir(), account_, std::move(request.paths));
+  };
+  const auto paths = co_await parts_.pool.run(std::move(sort));
+  for (const auto& path : paths) {
     auto work = [this, &path] {
       return parts_.store.open_export(account_, path);
     };

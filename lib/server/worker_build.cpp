@@ -2,6 +2,7 @@
 #include "worker_state.hpp"
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/store/derivation_file.hpp>
 
 #include <boost/asio/this_coro.hpp>
 #include <fmt/format.h>
@@ -80,7 +81,7 @@ aio::Task<void> WorkerState::perform(worker::BuildPathsWithResults& request) {
     for (auto& [target, result] : results) {
       worker::TargetResult told{target, {std::move(result), {}}};
       if (!told.reply.result.outputs.empty() && target.path.is_derivation()) {
-        const auto derivation = load_derivation(parts_.store, account_, target.path);
+        const auto derivation = store::load_derivation(parts_.store, account_, target.path);
         told.reply.keys = keys_of(parts_.store.dir(), derivation);
       }
       reply.results.push_back(std::move(told));

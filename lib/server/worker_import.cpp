@@ -4,6 +4,7 @@
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/model/content_address.hpp>
+#include <nixbuild/nar/reader.hpp>
 #include <nixbuild/nar/writer.hpp>
 #include <nixbuild/protocol/path_info_stream.hpp>
 
@@ -20,7 +21,7 @@ namespace {
 
 using Method = model::ContentAddressMethod;
 
-/// An archive without a frame: the parser of the import finds its end.
+/// An archive without a frame: whoever parses it finds its end.
 class BareArchive {
 public:
   BareArchive(worker::RequestReader& reader, std::function<aio::Task<bool>()> fill)
@@ -29,17 +30,25 @@ public:
   /// Feeds `import` until the archive is complete.
   aio::Task<void> feed(store::Import& import, aio::BlockingPool& pool) {
     while (!import.complete()) {
-      if (reader_.raw().empty() && !co_await fill_()) {
-        throw Error(
-            Reaction::Disconnected, "worker.truncated", "the client left inside an archive");
-      }
-      std::size_t taken = 0;
-      auto work = [this, &import, &taken] {
-        taken = import.feed(reader_.raw());
+      auto take = [&import](ByteView bytes) {
+        return import.feed(bytes);
       };
-      co_await pool.run(std::move(work));
-      reader_.consume_raw(taken);
+      co_await hand_on(pool, std::move(take));
     }
+  }
+
+  /// Gives `take` some bytes, at least one, on the blocking pool; it says how many were the
+  /// archive's.
+  aio::Task<void> hand_on(aio::BlockingPool& pool, std::function<std::size_t(ByteView)> take) {
+    if (reader_.raw().empty() && !co_await fill_()) {
+      throw Error(Reaction::Disconnected, "worker.truncated", "the client left inside an archive");
+    }
+    std::size_t taken = 0;
+    auto work = [this, &take, &taken] {
+      taken = take(reader_.raw());
+    };
+    co_await pool.run(std::move(work));
+    reader_.consume_raw(taken);
   }
 
 private:
@@ -108,6 +117,47 @@ void feed_file(store::Import& import, const Spool& spool, const std::string& pat
   writer.finish();
 }
 
+/// A file on its way in that has to be known whole, with what its address is made of.
+struct SpooledFile {
+  explicit SpooledFile(HashAlgorithm algorithm) : hasher(algorithm) {}
+
+  void append(ByteView bytes) {
+    hasher.update(bytes);
+    spool.append(bytes);
+  }
+
+  Spool spool;
+  Hasher hasher;
+};
+
+/// Takes the contents of an archive that is one regular file, as clients before Nix 2.4 send it.
+/// What else it says of the file is dropped.
+class OnlyFile final : public nar::EventSink {
+public:
+  explicit OnlyFile(SpooledFile& file) : file_(file) {}
+
+  void regular(bool, std::uint64_t) override {}
+
+  void contents(ByteView bytes) override { file_.append(bytes); }
+
+  void regular_end() override {}
+
+  void symlink(std::string_view) override { refuse(); }
+
+  void directory() override { refuse(); }
+
+  void entry(std::string_view) override {}
+
+  void directory_end() override {}
+
+private:
+  [[noreturn]] static void refuse() {
+    throw Error(Reaction::Reject, "worker.not-a-file", "a regular file was expected");
+  }
+
+  SpooledFile& file_;
+};
+
 std::string full_name(const model::StoreDir& dir, const model::StorePath& path) {
   return dir.print(path);
 }
@@ -145,18 +195,43 @@ model::PathInfo store_file(const SessionParts& parts,
 
 } // namespace
 
-aio::Task<model::PathInfo> WorkerState::add_archive(worker::AddToStore& request,
-                                                    ByteSource& source) {
+aio::Task<model::PathInfo> WorkerState::add_archive(worker::AddToStore& request) {
   auto import = std::make_shared<store::Import>(parts_.store.begin_import(account_));
-  Bytes buffer(kTransferBuffer);
-  while (const std::size_t count = co_await source.take(buffer)) {
-    auto feed = [&import, &buffer, count] {
-      feed_all(*import, ByteView(buffer).first(count), "the archive");
-    };
-    co_await parts_.pool.run(std::move(feed));
+  std::optional<Hasher> other; // of the archive, where its NAR hash is not what is asked for
+  if (request.method.algorithm != HashAlgorithm::Sha256) {
+    other.emplace(request.method.algorithm);
   }
-  auto end = [this, &import, &request] {
-    const auto info = import->seal_as_source(request.name, request.references);
+  if (frames_) {
+    Bytes buffer(kTransferBuffer);
+    while (const std::size_t count = co_await frames_->take(buffer)) {
+      auto feed = [&import, &buffer, &other, count] {
+        const auto bytes = ByteView(buffer).first(count);
+        feed_all(*import, bytes, "the archive");
+        if (other) {
+          other->update(bytes);
+        }
+      };
+      co_await parts_.pool.run(std::move(feed));
+    }
+  } else {
+    BareArchive archive(reader_, [this] { return fill(limits_.stalled); });
+    while (!import->complete()) {
+      auto take = [&import, &other](ByteView bytes) {
+        const std::size_t taken = import->feed(bytes);
+        if (other) {
+          other->update(bytes.first(taken));
+        }
+        return taken;
+      };
+      co_await archive.hand_on(parts_.pool, std::move(take));
+    }
+  }
+  auto end = [this, &import, &request, &other] {
+    std::optional<Hash> digest;
+    if (other) {
+      digest = other->finish();
+    }
+    const auto info = import->seal_as_source(request.name, request.references, digest);
     lease_.add(info.path);
     const std::span<const model::PathInfo> one(&info, 1);
     parts_.store.commit(account_, one);
@@ -165,31 +240,38 @@ aio::Task<model::PathInfo> WorkerState::add_archive(worker::AddToStore& request,
   co_return co_await parts_.pool.run(std::move(end));
 }
 
-aio::Task<model::PathInfo> WorkerState::add_file(worker::AddToStore& request, ByteSource& source) {
-  Spool spool;
-  Hasher hasher(request.method.algorithm);
-  Bytes buffer(kTransferBuffer);
-  while (const std::size_t count = co_await source.take(buffer)) {
-    auto keep = [&spool, &hasher, &buffer, count] {
-      const auto bytes = ByteView(buffer).first(count);
-      hasher.update(bytes);
-      spool.append(bytes);
-    };
-    co_await parts_.pool.run(std::move(keep));
+aio::Task<model::PathInfo> WorkerState::add_file(worker::AddToStore& request) {
+  SpooledFile file(request.method.algorithm);
+  if (frames_) {
+    Bytes buffer(kTransferBuffer);
+    while (const std::size_t count = co_await frames_->take(buffer)) {
+      auto keep = [&file, &buffer, count] {
+        file.append(ByteView(buffer).first(count));
+      };
+      co_await parts_.pool.run(std::move(keep));
+    }
+  } else {
+    OnlyFile contents(file);
+    nar::Reader parser(contents);
+    BareArchive archive(reader_, [this] { return fill(limits_.stalled); });
+    while (!parser.finished()) {
+      auto take = [&parser](ByteView bytes) {
+        return parser.feed(bytes);
+      };
+      co_await archive.hand_on(parts_.pool, std::move(take));
+    }
   }
-  const model::ContentAddress address{request.method.method, hasher.finish()};
+  const model::ContentAddress address{request.method.method, file.hasher.finish()};
   auto wanted = addressed_import(parts_.store.dir(), request.name, address, request.references);
   lease_.add(wanted.path);
-  auto end = [this, &spool, &wanted] {
-    return store_file(parts_, account_, spool, wanted);
+  auto end = [this, &file, &wanted] {
+    return store_file(parts_, account_, file.spool, wanted);
   };
   co_return co_await parts_.pool.run(std::move(end));
 }
 
 aio::Task<void> WorkerState::perform(worker::AddToStore& request) {
-  const bool archive = request.method.method == Method::NixArchive;
-  const bool plain = request.method.algorithm == HashAlgorithm::Sha256;
-  if (request.method.method == Method::Git || (archive && !plain)) {
+  if (request.method.method == Method::Git) {
     throw Error(Reaction::Unsupported,
                 "worker.method",
                 fmt::format("adding paths by the method '{}' is not offered",
@@ -198,14 +280,14 @@ aio::Task<void> WorkerState::perform(worker::AddToStore& request) {
   if (request.repair) {
     throw Error(Reaction::Unsupported, "worker.repair", "repairing paths is not offered");
   }
-  if (!frames_) {
-    throw Error(Reaction::Unsupported,
-                "worker.old-client",
-                "clients older than Nix 2.4 cannot add files to this store; copy paths instead");
-  }
-  auto adding = archive ? add_archive(request, *frames_) : add_file(request, *frames_);
+  const bool archive = request.method.method == Method::NixArchive;
+  auto adding = archive ? add_archive(request) : add_file(request);
   const model::PathInfo info = co_await std::move(adding);
-  conclude(worker::PathInfoReply{info});
+  if (frames_) {
+    conclude(worker::PathInfoReply{info});
+  } else { // Clients that frame nothing (before 1.25) are told the path alone.
+    conclude(worker::PathReply{info.path});
+  }
 }
 
 aio::Task<void> WorkerState::perform(worker::AddTextToStore& request) {

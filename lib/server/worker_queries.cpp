@@ -2,6 +2,7 @@
 #include "worker_state.hpp"
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/store/derivation_file.hpp>
 
 #include <algorithm>
 #include <utility>
@@ -14,6 +15,32 @@ namespace {
 /// Questions about so few paths are answered on the session's own strand: the database answers in
 /// microseconds, and a visit to the blocking pool costs more.
 constexpr std::size_t kAnswerAtOnce = 16;
+
+/// The derivations that are valid and have `output` among their outputs. An output is named after
+/// its derivation, with `-NAME` behind unless it is `out`, so few have to be read. Blocking.
+model::StorePaths
+derivers_of(store::Store& store, store::AccountId account, const model::StorePath& output) {
+  std::vector<std::string> names;
+  const auto name = output.name();
+  for (auto end = name.size(); end != std::string_view::npos && end > 0;
+       end = name.rfind('-', end - 1)) {
+    names.push_back(std::string(name.substr(0, end)) + ".drv");
+  }
+  model::StorePaths found;
+  for (const auto& candidate : store.db().paths_named(account, names)) {
+    try {
+      const auto derivation = store::load_derivation(store, account, candidate);
+      for (const auto& [id, made] : derivation.outputs) {
+        if (made.path == output) {
+          found.push_back(candidate);
+        }
+      }
+    } catch (const Error&) {
+      // A file that is only called like a derivation has no outputs.
+    }
+  }
+  return found;
+}
 } // namespace
 
 aio::Task<void> WorkerState::perform(worker::IsValidPath& request) {
@@ -60,7 +87,7 @@ aio::Task<void> WorkerState::perform(worker::QuerySubstitutablePaths&) {
 
 aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputs& request) {
   auto load = [this, &request] {
-    return load_derivation(parts_.store, account_, request.path);
+    return store::load_derivation(parts_.store, account_, request.path);
   };
   const auto derivation = co_await parts_.pool.run(std::move(load));
   model::StorePaths paths;
@@ -75,7 +102,7 @@ aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputs& request) {
 
 aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputNames& request) {
   auto load = [this, &request] {
-    return load_derivation(parts_.store, account_, request.path);
+    return store::load_derivation(parts_.store, account_, request.path);
   };
   const auto derivation = co_await parts_.pool.run(std::move(load));
   worker::TextsReply reply;
@@ -87,7 +114,7 @@ aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputNames& request
 
 aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputMap& request) {
   auto load = [this, &request] {
-    return load_derivation(parts_.store, account_, request.path);
+    return store::load_derivation(parts_.store, account_, request.path);
   };
   const auto derivation = co_await parts_.pool.run(std::move(load));
   worker::OutputMapReply reply;
@@ -145,14 +172,12 @@ aio::Task<void> WorkerState::perform(worker::QueryValidPaths& request) {
 }
 
 aio::Task<void> WorkerState::perform(worker::QueryValidDerivers& request) {
-  const auto info = parts_.store.db().path_info(account_, request.path);
-  worker::PathsReply reply;
-  if (info && info->deriver && is_valid(parts_.store, account_, *info->deriver)) {
-    lease_.add(*info->deriver);
-    reply.paths.push_back(*info->deriver);
-  }
-  conclude(reply);
-  co_return;
+  auto look = [this, &request] {
+    return derivers_of(parts_.store, account_, request.path);
+  };
+  auto derivers = co_await parts_.pool.run(std::move(look));
+  lease_.add(derivers);
+  conclude(worker::PathsReply{std::move(derivers)});
 }
 
 aio::Task<void> WorkerState::perform(worker::QueryMissing& request) {

@@ -68,8 +68,8 @@ private:
   aio::Task<void> perform(protocol::worker::AddBuildLog& request);
   aio::Task<void> perform(protocol::worker::AddSignatures& request);
   aio::Task<void> perform(protocol::worker::RegisterDrvOutput& request);
-  aio::Task<model::PathInfo> add_archive(protocol::worker::AddToStore& request, ByteSource& source);
-  aio::Task<model::PathInfo> add_file(protocol::worker::AddToStore& request, ByteSource& source);
+  aio::Task<model::PathInfo> add_archive(protocol::worker::AddToStore& request);
+  aio::Task<model::PathInfo> add_file(protocol::worker::AddToStore& request);
 
   // worker_build.cpp
   aio::Task<void> perform(protocol::worker::BuildPaths& request);

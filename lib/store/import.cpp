@@ -303,10 +303,12 @@ model::PathInfo Import::seal_as(ImportRequest request) {
   return seal();
 }
 
-model::PathInfo Import::seal_as_source(std::string_view name, const model::StorePaths& references) {
+model::PathInfo Import::seal_as_source(std::string_view name,
+                                       const model::StorePaths& references,
+                                       const std::optional<Hash>& digest) {
   state_->reader->expect_finished();
   const model::ContentAddress address{model::ContentAddressMethod::NixArchive,
-                                      state_->recording->nar_hash()};
+                                      digest ? *digest : state_->recording->nar_hash()};
   const auto path =
       model::make_content_addressed_path(state_->store.dir, name, address, references, false);
   auto info = seal_as({.path = path,

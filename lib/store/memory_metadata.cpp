@@ -243,6 +243,17 @@ public:
     return result;
   }
 
+  model::StorePaths paths_named(AccountId account, std::span<const std::string> names) override {
+    const std::lock_guard lock(mutex_);
+    model::StorePaths result;
+    for (const auto& [path, info] : infos_of(account)) {
+      if (std::find(names.begin(), names.end(), path.name()) != names.end()) {
+        result.push_back(path);
+      }
+    }
+    return result;
+  }
+
   void register_paths(AccountId account, std::span<const model::PathInfo> infos) override {
     const std::lock_guard lock(mutex_);
     register_locked(account, infos);

@@ -267,6 +267,11 @@ public:
         [&](Connection& connection) { return select_referrers(connection, account, path); });
   }
 
+  model::StorePaths paths_named(AccountId account, std::span<const std::string> names) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_named(connection, account, names); });
+  }
+
   void register_paths(AccountId account, std::span<const model::PathInfo> infos) override {
     if (!infos.empty()) {
       writer_.write([&](Connection& connection) { insert_paths(connection, account, infos); });

@@ -332,6 +332,22 @@ select_by_key(Connection& connection, AccountId account, const PathKey& key) {
 }
 
 model::StorePaths
+select_named(Connection& connection, AccountId account, std::span<const std::string> names) {
+  // One pass, as no index is worth its place for a question so rare.
+  Query query(connection, "select key, name from Paths where account = ?");
+  query.bind(0, account.value);
+  model::StorePaths paths;
+  while (query.step()) {
+    const auto name = query.text(1);
+    if (std::find(names.begin(), names.end(), name) != names.end()) {
+      paths.push_back(path_of(query.blob(0), name));
+    }
+  }
+  std::sort(paths.begin(), paths.end());
+  return paths;
+}
+
+model::StorePaths
 select_referrers(Connection& connection, AccountId account, const model::StorePath& path) {
   std::optional<std::int64_t> id;
   {

@@ -61,6 +61,8 @@ select_closure(Connection& connection, AccountId account, std::span<const model:
 [[nodiscard]] std::optional<model::StorePath>
 select_by_key(Connection& connection, AccountId account, const PathKey& key);
 [[nodiscard]] model::StorePaths
+select_named(Connection& connection, AccountId account, std::span<const std::string> names);
+[[nodiscard]] model::StorePaths
 select_referrers(Connection& connection, AccountId account, const model::StorePath& path);
 
 void insert_paths(Connection& connection,

@@ -151,6 +151,9 @@ public:
   virtual std::optional<model::StorePath> path_of_hash_part(AccountId account,
                                                             std::string_view hash_part) = 0;
   virtual model::StorePaths referrers(AccountId account, const model::StorePath& path) = 0;
+  /// Valid paths whose name (the part behind the digest) is one of `names`. Costs a look at each of
+  /// the account's paths.
+  virtual model::StorePaths paths_named(AccountId account, std::span<const std::string> names) = 0;
 
   /// Registers all of `infos` in one durable transaction. References must be valid already or be in
   /// the batch: else `store.invalid-reference`, and nothing is registered. A path that is valid

@@ -68,10 +68,13 @@ public:
   /// The same for an import that began without a name (export streams say it behind the archive):
   /// what `request` announces is checked now. `request.scan_for` must be empty.
   [[nodiscard]] model::PathInfo seal_as(ImportRequest request);
-  /// The same as the content-addressed path of that name that its archive makes (a source: SHA-256
-  /// of the whole archive, no reference to itself). Errors: `nar.truncated`, `store-path.name`.
+  /// The same as the content-addressed path of that name that its archive makes (a source, without
+  /// a reference to itself). `digest` is what the caller made of the whole archive by another
+  /// algorithm than SHA-256. Errors: `nar.truncated`, `store-path.name`,
+  /// `content-address.references`.
   [[nodiscard]] model::PathInfo seal_as_source(std::string_view name,
-                                               const model::StorePaths& references);
+                                               const model::StorePaths& references,
+                                               const std::optional<Hash>& digest = {});
 
 private:
   friend class Store;
