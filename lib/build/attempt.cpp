@@ -133,6 +133,8 @@ void Attempt::describe() {
   record_.account = request_.account;
   record_.derivation = request_.derivation_path.base_name();
   record_.platform = request_.derivation.platform;
+  record_.ssh_key = request_.placement.key;
+  record_.tags = request_.placement.tags;
   record_.created_us = now_us();
   record_.cpus = settings_.cpus;
   record_.memory_bytes = settings_.memory_bytes;
@@ -312,6 +314,10 @@ aio::Task<void> Attempt::end_record(const model::BuildResult& result) {
   record_.phases = phases_json();
   record_.status = result.status;
   record_.error = result.error;
+  record_.output_bytes = 0;
+  for (const auto& info : built_) {
+    record_.output_bytes += info.nar_size;
+  }
   repeatable_ = repeatable_ || watch_->reason == Stop::Timeout || watch_->reason == Stop::Silence;
   const auto outcome = outcome_of(result);
   auto work = [this, &outcome] {

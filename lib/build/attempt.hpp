@@ -72,6 +72,7 @@ private:
   aio::Task<void> take_log(std::string bytes);
   aio::Task<void> say(std::string line);
   void judge(const sandbox::GuestExit& exit) const;
+  [[nodiscard]] std::string disk_note(const sandbox::GuestExit& exit) const;
   void judge_outputs(const sandbox::GuestExit& exit) const;
   aio::Task<void> collect();
   [[nodiscard]] store::ImportRequest output_import(std::size_t index) const;

@@ -64,7 +64,8 @@ aio::Task<model::BuildResult> Attempt::build() {
     prepare_again(round);
     auto line =
         round == Round::OutOfMemory
-            ? fmt::format("out of memory with {} MiB: starting again with more",
+            ? fmt::format("out of {} with {} MiB: starting again with more",
+                          exit_.disk_full ? "disk" : "memory",
                           record_.memory_bytes >> 20)
             : fmt::format("the machine was lost: starting again on another one ({})", lost_why_);
     std::replace(line.begin(), line.end(), '\n', ' ');
@@ -150,12 +151,15 @@ aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
     if (watch_->reason != Stop::None) {
       throw_stopped();
     }
+    record_.disk_bytes = exit_.disk_bytes;
+    // Files lie in memory, too: a larger machine has room for more of them.
+    const bool out_of_disk = exit_.disk_full && exit_.code != 0;
     const bool out_of_memory = exit_.end == sandbox::GuestEnd::OutOfMemory;
-    if (out_of_memory && record_.memory_bytes < memory_bound()) {
+    if ((out_of_memory || out_of_disk) && record_.memory_bytes < memory_bound()) {
       co_return Round::OutOfMemory;
     }
     // A fixed-output build fails by its network more often than by itself.
-    repeatable_ = exit_.code != 0 && !out_of_memory &&
+    repeatable_ = exit_.code != 0 && !out_of_memory && !out_of_disk &&
                   exit_.end != sandbox::GuestEnd::SetupFailed &&
                   model::derivation_kind(request_.derivation) != model::OutputKind::Fixed;
     judge(exit_);

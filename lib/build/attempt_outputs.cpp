@@ -20,23 +20,37 @@ namespace {
 constexpr std::size_t kOutputBuffer = 1024 * 1024;
 } // namespace
 
+/// What a failure of the builder has behind it, when its disk is full.
+std::string Attempt::disk_note(const sandbox::GuestExit& exit) const {
+  return !exit.disk_full ? std::string()
+                         : fmt::format("\nnote: build failure may have been caused by lack of free "
+                                       "disk space: its machine has {} MiB of memory, half of it "
+                                       "for files",
+                                       record_.memory_bytes >> 20);
+}
+
 void Attempt::judge(const sandbox::GuestExit& exit) const {
   using model::BuildStatus;
   const bool fixed = model::derivation_kind(request_.derivation) == model::OutputKind::Fixed;
-  const auto failure = fixed ? BuildStatus::TransientFailure : BuildStatus::PermanentFailure;
+  const auto failure =
+      fixed || exit.disk_full ? BuildStatus::TransientFailure : BuildStatus::PermanentFailure;
   switch (exit.end) {
   case sandbox::GuestEnd::Exited:
     if (exit.code != 0) {
-      throw BuildFailure(
-          failure, fmt::format("builder for '{}' failed with exit code {}", drv_text_, exit.code));
+      throw BuildFailure(failure,
+                         fmt::format("builder for '{}' failed with exit code {}{}",
+                                     drv_text_,
+                                     exit.code,
+                                     disk_note(exit)));
     }
     break;
   case sandbox::GuestEnd::Signalled:
     throw BuildFailure(failure,
-                       fmt::format("builder for '{}' failed due to signal {} ({})",
+                       fmt::format("builder for '{}' failed due to signal {} ({}){}",
                                    drv_text_,
                                    exit.code,
-                                   ::strsignal(exit.code)));
+                                   ::strsignal(exit.code),
+                                   disk_note(exit)));
   case sandbox::GuestEnd::SetupFailed:
     throw BuildFailure(
         BuildStatus::MiscFailure,

@@ -254,6 +254,8 @@ std::string encode_guest_exit(const GuestExit& exit) {
   out.time(exit.cpu_user);
   out.time(exit.cpu_system);
   out.u64(exit.peak_memory_bytes);
+  out.u64(exit.disk_bytes);
+  out.flag(exit.disk_full);
   out.u64(exit.log_bytes);
   out.time(exit.boot_time);
   out.time(exit.mount_time);
@@ -285,6 +287,8 @@ GuestExit decode_guest_exit(std::string_view payload) {
   exit.cpu_user = in.time();
   exit.cpu_system = in.time();
   exit.peak_memory_bytes = in.u64();
+  exit.disk_bytes = in.u64();
+  exit.disk_full = in.flag();
   exit.log_bytes = in.u64();
   exit.boot_time = in.time();
   exit.mount_time = in.time();

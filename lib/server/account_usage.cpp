@@ -36,6 +36,10 @@ AccountUsage usage_of(store::MetadataDb& db,
     if (is_billable(record) && record.stopped_us >= from_us && record.stopped_us < to_us) {
       const auto spent = spent_by(record);
       usage.days[day_of(record.stopped_us)].add(spent);
+      usage.keys[record.ssh_key].add(spent);
+      for (const auto& tag : record.tags) {
+        usage.tags[tag].add(spent);
+      }
       usage.sum.add(spent);
     }
   }

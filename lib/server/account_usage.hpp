@@ -25,6 +25,8 @@ struct Spent {
 struct AccountUsage {
   Spent sum;
   std::map<std::string, Spent> days; ///< `2026-01-31`, the day (UTC) of the end
+  std::map<std::string, Spent> keys; ///< number of the SSH key that asked; empty: none
+  std::map<std::string, Spent> tags; ///< `NAME:VALUE`; a build counts for each of its tags
 };
 
 /// Of the account's newest 100,000 builds: those that ended at `from_us` or later and before

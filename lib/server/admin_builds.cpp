@@ -94,6 +94,10 @@ json::object as_json(const store::BuildRecord& record) {
                       {"peakMemoryBytes", record.peak_memory_bytes},
                       {"cpuSeconds", static_cast<double>(record.cpu_us) / 1e6},
                       {"logBytes", record.log_bytes},
+                      {"diskBytes", record.disk_bytes},
+                      {"outputBytes", record.output_bytes},
+                      {"key", record.ssh_key},
+                      {"tags", json::array(record.tags.begin(), record.tags.end())},
                       {"accelerator", record.accelerator},
                       {"phasesMicroseconds", parse_phases(record)}};
 }
@@ -120,9 +124,14 @@ std::string as_text(const store::BuildRecord& record) {
                    human_size(record.memory_bytes),
                    record.accelerator.empty() ? "-" : record.accelerator));
   line("used",
-       fmt::format("{} of cpu, {} of memory",
+       fmt::format("{} of cpu, {} of memory, {} of disk",
                    human_duration(static_cast<std::int64_t>(record.cpu_us)),
-                   human_size(record.peak_memory_bytes)));
+                   human_size(record.peak_memory_bytes),
+                   human_size(record.disk_bytes)));
+  line("outputs", human_size(record.output_bytes));
+  if (!record.tags.empty()) {
+    line("tags", fmt::format("{}", fmt::join(record.tags, ", ")));
+  }
   line("log", human_size(record.log_bytes));
   const auto phases = parse_phases(record);
   for (const auto& [phase, took] : phases.as_object()) {

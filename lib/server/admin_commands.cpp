@@ -133,7 +133,7 @@ std::vector<CommandSpec> service_commands() {
   return {
       {"usage",
        "",
-       "say what builds have taken, by day, and what is stored",
+       "say what builds have taken, by day, key or tag, and what is stored",
        "Counts builds that have had a machine and whose end was not the service's fault, on the "
        "day\n"
        "(UTC) of their end. MEMORY is GiB of the machine times hours. Times: 2026-01-31,\n"
@@ -141,6 +141,7 @@ std::vector<CommandSpec> service_commands() {
        {kJson,
         {"--from", "TIME", "builds that ended then or later"},
         {"--to", "TIME", "builds that ended before"},
+        {"--by", "WHAT", "day (default), key (number of the SSH key) or tag"},
         {"--all", "", "of every account"}},
        0,
        0},

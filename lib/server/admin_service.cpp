@@ -60,6 +60,31 @@ json::object as_json(const Spent& spent) {
                       {"memoryGibSeconds", spent.memory_gib_seconds}};
 }
 
+using Parts = std::map<std::string, Spent>;
+
+json::array list_of(std::string_view name, const Parts& parts) {
+  json::array list;
+  for (const auto& [part, spent] : parts) {
+    auto entry = as_json(spent);
+    entry[name] = part;
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
+
+const Parts& parts_of(const AccountUsage& usage, std::string_view by) {
+  if (by == "day") {
+    return usage.days;
+  }
+  if (by == "key") {
+    return usage.keys;
+  }
+  if (by == "tag") {
+    return usage.tags;
+  }
+  throw_usage(fmt::format("'{}' is nothing to sum by: write day, key or tag", printable(by)));
+}
+
 build::LeaseDesk& leases_of(const AdminCall& call) {
   if (call.parts.leases == nullptr) {
     throw Error(Reaction::Internal, "admin.no-leases", "this daemon has no queue of builds");
@@ -72,9 +97,12 @@ build::LeaseDesk& leases_of(const AdminCall& call) {
 AdminAnswer show_usage_of_accounts(const AdminCall& call) {
   const auto from = time_option(call, "--from", INT64_MIN);
   const auto to = time_option(call, "--to", INT64_MAX);
+  const std::string by = call.command.value("--by").value_or("day");
   using Align = TextTable::Align;
   TextTable table({{"ACCOUNT"},
-                   {"DAY"},
+                   {by == "key"   ? "KEY"
+                    : by == "tag" ? "TAG"
+                                  : "DAY"},
                    {"BUILDS", Align::Right},
                    {"CPU", Align::Right},
                    {"MEMORY", Align::Right},
@@ -95,18 +123,16 @@ AdminAnswer show_usage_of_accounts(const AdminCall& call) {
     auto& db = call.parts.store.db();
     const auto usage = usage_of(db, account.id, from, to);
     const auto stored = db.stored_bytes(account.id);
-    json::array days;
-    for (const auto& [day, spent] : usage.days) {
-      auto entry = as_json(spent);
-      entry["day"] = day;
-      days.push_back(std::move(entry));
-      add(account.name, day, spent, "");
+    for (const auto& [part, spent] : parts_of(usage, by)) {
+      add(account.name, part.empty() ? "-" : part, spent, "");
     }
     add(account.name, "total", usage.sum, human_size(stored));
     auto entry = as_json(usage.sum);
     entry["account"] = account.name;
     entry["storedBytes"] = stored;
-    entry["days"] = std::move(days);
+    entry["days"] = list_of("day", usage.days);
+    entry["keys"] = list_of("key", usage.keys);
+    entry["tags"] = list_of("tag", usage.tags);
     list.push_back(std::move(entry));
   }
   return {call.json() ? json::serialize(list) + "\n" : table.text()};

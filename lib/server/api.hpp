@@ -128,7 +128,7 @@ private:
   std::int64_t from_us_ = INT64_MIN;
   std::int64_t to_us_ = INT64_MAX;
   std::uint32_t statuses_ = UINT32_MAX; ///< bits of ReportedStatus
-  bool tagged_ = false;
+  std::vector<std::string> tags_;       ///< all of them
 };
 
 /// How many of an account's newest builds a filter, a summary or a sum looks at.

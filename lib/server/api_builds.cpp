@@ -39,6 +39,15 @@ json::value kibibytes_or_null(std::uint64_t bytes) {
   return bytes == 0 ? json::value(nullptr) : json::value(bytes / kKiB);
 }
 
+json::object tags_as_json(const std::set<std::string>& tags) {
+  json::object object;
+  for (const auto& tag : tags) {
+    const auto colon = std::min(tag.find(':'), tag.size() - 1);
+    object[tag.substr(0, colon)] = tag.substr(colon + 1);
+  }
+  return object;
+}
+
 json::object as_json(const ApiCall& call, const store::BuildRecord& record) {
   const auto status = reported_status(record);
   json::object object;
@@ -58,11 +67,11 @@ json::object as_json(const ApiCall& call, const store::BuildRecord& record) {
                               ? json::value(static_cast<double>(record.cpu_us) / 1e6)
                               : json::value(nullptr);
   object["peak_memory_use_kilobytes"] = kibibytes_or_null(record.peak_memory_bytes);
-  object["peak_storage_use_kilobytes"] = nullptr;
+  object["peak_storage_use_kilobytes"] = kibibytes_or_null(record.disk_bytes);
   object["derivation_path"] = call.parts.store.dir().text() + "/" + record.derivation;
   object["outputs"] = nullptr;
   object["system"] = record.platform;
-  object["tags"] = json::object();
+  object["tags"] = tags_as_json(record.tags);
   object["restart_of_build_id"] = nullptr;
   object["restarted_as_build_id"] = nullptr;
   object["log_size_bytes"] = record.log_bytes;
@@ -118,19 +127,22 @@ BuildFilter BuildFilter::take(Query& query) {
       if (const auto colon = word.find(':'); colon == 0 || colon == std::string_view::npos) {
         throw_query("tags", "a list of NAME:VALUE");
       }
-      filter.tagged_ = true;
+      filter.tags_.emplace_back(word);
     }
   }
   return filter;
 }
 
 bool BuildFilter::wants_all() const noexcept {
-  return from_us_ == INT64_MIN && to_us_ == INT64_MAX && statuses_ == UINT32_MAX && !tagged_;
+  return from_us_ == INT64_MIN && to_us_ == INT64_MAX && statuses_ == UINT32_MAX && tags_.empty();
 }
 
 bool BuildFilter::wants(const store::BuildRecord& record) const {
-  // No build is remembered with tags, so none has the ones asked for.
-  return !tagged_ && record.created_us >= from_us_ && record.created_us < to_us_ &&
+  const auto has = [&record](const std::string& tag) {
+    return record.tags.contains(tag);
+  };
+  return std::all_of(tags_.begin(), tags_.end(), has) && record.created_us >= from_us_ &&
+         record.created_us < to_us_ &&
          (statuses_ >> static_cast<unsigned>(reported_status(record)) & 1U) != 0;
 }
 

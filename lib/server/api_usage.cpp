@@ -24,6 +24,17 @@ void put_into(json::object& object, const Spent& spent) {
   object["billable_cpu_seconds"] = seconds(spent.cpu_us);
 }
 
+/// One object for each part of a sum.
+json::array list_of(std::string_view name, const std::map<std::string, Spent>& parts) {
+  json::array list;
+  for (const auto& [part, spent] : parts) {
+    json::object entry{{name, part}};
+    put_into(entry, spent);
+    list.push_back(std::move(entry));
+  }
+  return list;
+}
+
 /// How long at least one of them had a machine. Sorts `spans`.
 std::int64_t covered_us(std::vector<std::pair<std::int64_t, std::int64_t>> spans) {
   std::sort(spans.begin(), spans.end());
@@ -46,6 +57,7 @@ ApiAnswer show_summary(ApiCall& call) {
   std::uint64_t failed = 0;
   std::uint64_t successful = 0;
   std::uint64_t cpu_us = 0;
+  std::uint64_t output_bytes = 0;
   std::int64_t duration = 0;
   Spent billable;
   std::vector<std::pair<std::int64_t, std::int64_t>> spans;
@@ -62,6 +74,7 @@ ApiAnswer show_summary(ApiCall& call) {
       ++failed;
     }
     cpu_us += record.cpu_us;
+    output_bytes += record.output_bytes;
     const auto took = duration_us(record, call.now_us);
     duration += took;
     if (took > 0) {
@@ -81,7 +94,7 @@ ApiAnswer show_summary(ApiCall& call) {
   object["billable_cpu_seconds"] = seconds(billable.cpu_us);
   object["total_duration_seconds"] = static_cast<double>(duration) / 1e6;
   object["wall_time_seconds"] = static_cast<double>(covered_us(std::move(spans))) / 1e6;
-  object["total_output_nar_size_kilobytes"] = nullptr;
+  object["total_output_nar_size_kilobytes"] = output_bytes / kKiB;
   ApiAnswer answer;
   answer.body = json::serialize(object) + "\n";
   return answer;
@@ -101,15 +114,12 @@ ApiAnswer show_usage(ApiCall& call) {
   json::array list;
   for (const auto& account : accounts) {
     const auto usage = usage_of(db, account.id, from, to);
-    json::array day_list;
-    for (const auto& [day, spent] : usage.days) {
-      json::object entry{{"date", day}};
-      put_into(entry, spent);
-      day_list.push_back(std::move(entry));
-    }
+    auto day_list = list_of("date", usage.days);
     json::object entry{{"account", account.name}};
     put_into(entry, usage.sum);
     entry["days"] = std::move(day_list);
+    entry["keys"] = list_of("key", usage.keys);
+    entry["tags"] = list_of("tag", usage.tags);
     list.push_back(std::move(entry));
     total.add(usage.sum);
   }

@@ -15,7 +15,7 @@ namespace {
 #define NIXBUILD_BUILD_COLUMNS                                                                     \
   "Builds.id, account, derivation, platform, status, error, created_us, started_us, stopped_us, "  \
   "cpus, memory_bytes, peak_memory_bytes, cpu_us, log_bytes, accelerator, phases, "                \
-  "Builds.attempt, build_key, reused, of_another"
+  "Builds.attempt, build_key, reused, of_another, ssh_key, tags, disk_bytes, output_bytes"
 
 constexpr const char* kSelectBuilds =
     "select " NIXBUILD_BUILD_COLUMNS " from Builds where account = ? order by id desc limit ?";
@@ -25,12 +25,31 @@ constexpr const char* kSelectOpen =
     "select " NIXBUILD_BUILD_COLUMNS ", plan, log_base, request from Builds "
     "join OpenBuilds on OpenBuilds.build = Builds.id "
     "order by Builds.id";
-constexpr int kBuildColumns = 20;
+constexpr int kBuildColumns = 24;
 
 #undef NIXBUILD_BUILD_COLUMNS
 
 constexpr std::int64_t to_sql(std::uint64_t value) {
   return static_cast<std::int64_t>(value);
+}
+
+std::set<std::string> tags_of(std::string_view text) {
+  std::set<std::string> tags;
+  while (!text.empty()) {
+    const auto end = std::min(text.find('\n'), text.size());
+    tags.emplace(text.substr(0, end));
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return tags;
+}
+
+std::string text_of_tags(const std::set<std::string>& tags) {
+  std::string text;
+  for (const auto& tag : tags) {
+    text += text.empty() ? "" : "\n";
+    text += tag;
+  }
+  return text;
 }
 
 BuildRecord build_of_row(const Query& query) {
@@ -59,11 +78,16 @@ BuildRecord build_of_row(const Query& query) {
   }
   record.reused = query.integer(18);
   record.of_another = query.integer(19) != 0;
+  record.ssh_key = query.text(20);
+  record.tags = tags_of(query.text(21));
+  record.disk_bytes = static_cast<std::uint64_t>(query.integer(22));
+  record.output_bytes = static_cast<std::uint64_t>(query.integer(23));
   return record;
 }
 
-/// Binds all columns but the number; returns how many.
-int bind_build(Query& query, const BuildRecord& record) {
+/// Binds all columns but the number; returns how many. `tags` is the text of the record's, and
+/// lives until the query has run.
+int bind_build(Query& query, const BuildRecord& record, const std::string& tags) {
   query.bind(0, std::string_view(record.derivation)).bind(1, std::string_view(record.platform));
   if (record.status) {
     query.bind(2, static_cast<std::int64_t>(*record.status));
@@ -82,8 +106,10 @@ int bind_build(Query& query, const BuildRecord& record) {
     query.bind_null(15);
   }
   query.bind(16, record.reused).bind(17, std::int64_t{record.of_another});
-  query.bind(18, record.account.value);
-  return 19;
+  query.bind(18, std::string_view(record.ssh_key));
+  query.bind(19, std::string_view(tags)).bind(20, to_sql(record.disk_bytes));
+  query.bind(21, to_sql(record.output_bytes)).bind(22, record.account.value);
+  return 23;
 }
 
 /// The attempt that an open build has come to.
@@ -153,9 +179,11 @@ std::int64_t insert_build(Connection& connection, const BuildRecord& record) {
   Query query(connection,
               "insert into Builds (derivation, platform, status, error, created_us, started_us, "
               "stopped_us, cpus, memory_bytes, peak_memory_bytes, cpu_us, log_bytes, accelerator, "
-              "phases, attempt, build_key, reused, of_another, account) "
-              "values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
-  bind_build(query, record);
+              "phases, attempt, build_key, reused, of_another, ssh_key, tags, disk_bytes, "
+              "output_bytes, account) "
+              "values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+  const auto tags = text_of_tags(record.tags);
+  bind_build(query, record, tags);
   query.run();
   return connection.last_row();
 }
@@ -165,9 +193,11 @@ void update_build_row(Connection& connection, const BuildRecord& record) {
               "update Builds set derivation = ?, platform = ?, status = ?, error = ?, "
               "created_us = ?, started_us = ?, stopped_us = ?, cpus = ?, memory_bytes = ?, "
               "peak_memory_bytes = ?, cpu_us = ?, log_bytes = ?, accelerator = ?, phases = ?, "
-              "attempt = ?, build_key = ?, reused = ?, of_another = ? "
+              "attempt = ?, build_key = ?, reused = ?, of_another = ?, ssh_key = ?, tags = ?, "
+              "disk_bytes = ?, output_bytes = ? "
               "where account = ? and id = ?");
-  const int next = bind_build(query, record);
+  const auto tags = text_of_tags(record.tags);
+  const int next = bind_build(query, record, tags);
   query.bind(next, record.id).run();
   if (connection.changes() == 0) {
     throw_unknown_build(record.id);

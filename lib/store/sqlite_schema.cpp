@@ -47,6 +47,14 @@ create table OutcomeOutputs (
 ) without rowid;
 )";
 
+/// Who asked for a build, and what it took of the disk.
+constexpr const char* kBuildsByKeyAndTag = R"(
+alter table Builds add column ssh_key text not null default '';
+alter table Builds add column tags text not null default '';  -- separated by line feeds
+alter table Builds add column disk_bytes integer not null default 0;
+alter table Builds add column output_bytes integer not null default 0;
+)";
+
 /// What lifts a database from version i to version i + 1. Never edited after a release: changes are
 /// new entries. Accounts', keys' and builds' numbers are never used twice: sessions, logs and bills
 /// keep them. A path's row number is private to this database.
@@ -132,6 +140,7 @@ create table KeySettings (
 ) without rowid;
 )",
     kOpenBuildsAndOutcomes,
+    kBuildsByKeyAndTag,
 };
 static_assert(kMigrations.size() == kSqliteSchemaVersion);
 

@@ -19,7 +19,6 @@ namespace nixbuild::guest {
 namespace {
 
 constexpr const char* kInputs = "/inputs";
-constexpr const char* kScratch = "/scratch";
 /// The kernel's own number of inodes would be too small for source trees of small files.
 constexpr std::uint64_t kBytesPerInode = 2048;
 

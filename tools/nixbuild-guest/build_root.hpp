@@ -7,6 +7,9 @@
 /// The tree that a builder sees, as Nix makes it. Source: protocol facts 5.2.
 namespace nixbuild::guest {
 
+/// Where what takes all writes is mounted.
+inline constexpr const char* kScratch = "/scratch";
+
 /// Mounts the inputs' disk and what takes all writes, and makes the builder's root between them.
 /// Returns its path. `initramfs` holds the shell. Errors: `guest.system`, `guest.inputs` (no disk,
 /// or one without the store directory).

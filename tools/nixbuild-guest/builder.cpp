@@ -104,6 +104,8 @@ void prepare_process(const sandbox::GuestJob& job) {
   sigset_t none;
   ::sigemptyset(&none);
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
+  // This one we ignore ourselves, and what is ignored stays so over execve.
+  ::signal(SIGPIPE, SIG_DFL);
   ::umask(022);
   rlimit core{};
   ::getrlimit(RLIMIT_CORE, &core);

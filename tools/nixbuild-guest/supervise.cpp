@@ -1,5 +1,6 @@
 #include "supervise.hpp"
 
+#include "build_root.hpp"
 #include "files.hpp"
 #include "machine.hpp"
 
@@ -7,6 +8,7 @@
 
 #include <poll.h>
 #include <sys/resource.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,6 +25,9 @@ constexpr std::size_t kLogPiece = 128 * kKiB;
 /// A terminal hands out at most this much at once.
 constexpr std::size_t kTerminalPiece = 4096;
 constexpr int kSampleMilliseconds = 200;
+/// Less than this is a full disk, as for Nix.
+constexpr std::uint64_t kDiskReserve = 8 * kMiB;
+constexpr std::uint64_t kFilesReserve = 16;
 
 /// The number after `name` at the beginning of a line; 0 when there is none.
 std::uint64_t number_in(const std::string& text, std::string_view name) {
@@ -124,6 +129,17 @@ void check_host(HostLink& host) {
   }
 }
 
+/// Before anything is tidied away.
+void look_at_disk(sandbox::GuestExit& exit) {
+  struct statvfs disk {};
+
+  if (::statvfs(kScratch, &disk) != 0) {
+    return;
+  }
+  exit.disk_bytes = (disk.f_blocks - disk.f_bfree) * disk.f_frsize;
+  exit.disk_full = disk.f_bavail * disk.f_frsize < kDiskReserve || disk.f_favail < kFilesReserve;
+}
+
 /// The builder's end, and with it that of its PID namespace.
 sandbox::GuestExit reap(pid_t pid, std::uint64_t kills_before) {
   // It may only have closed its terminal.
@@ -147,6 +163,7 @@ sandbox::GuestExit reap(pid_t pid, std::uint64_t kills_before) {
   exit.cpu_user = std::max(time_of(usage.ru_utime), user);
   exit.cpu_system = std::max(time_of(usage.ru_stime), system);
   exit.peak_memory_bytes = static_cast<std::uint64_t>(usage.ru_maxrss) * kKiB;
+  look_at_disk(exit);
   return exit;
 }
 

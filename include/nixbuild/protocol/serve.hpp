@@ -21,8 +21,8 @@ inline constexpr std::uint64_t kClientMagic = 0x390c9deb;
 inline constexpr std::uint64_t kServerMagic = 0x5452eecb;
 inline constexpr Version kOldestVersion{2, 1};
 inline constexpr Version kNewestVersion{2, 8};
-/// What our server announces: every client in use accepts it.
-inline constexpr Version kServerVersion{2, 7};
+/// What our server announces; clients that know less speak what they know.
+inline constexpr Version kServerVersion{2, 8};
 
 struct QueryValidPaths {
   bool lock = false;

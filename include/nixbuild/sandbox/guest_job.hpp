@@ -83,8 +83,10 @@ struct GuestExit {
   std::chrono::microseconds cpu_user{0};
   std::chrono::microseconds cpu_system{0};
   std::uint64_t peak_memory_bytes = 0;
-  std::uint64_t log_bytes = 0;               ///< of the whole log, all written before this was sent
-  std::chrono::microseconds boot_time{0};    ///< kernel start to init
+  std::uint64_t disk_bytes = 0;           ///< in use on the scratch disk when the builder had ended
+  bool disk_full = false;                 ///< then hardly anything was left of it
+  std::uint64_t log_bytes = 0;            ///< of the whole log, all written before this was sent
+  std::chrono::microseconds boot_time{0}; ///< kernel start to init
   std::chrono::microseconds mount_time{0};   ///< inputs and scratch
   std::chrono::microseconds builder_time{0}; ///< start to end of the builder
 

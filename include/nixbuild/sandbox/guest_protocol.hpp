@@ -41,7 +41,7 @@
 /// It always ends with the zero, also when OutputEnd tells of an error.
 namespace nixbuild::sandbox::guest {
 
-inline constexpr std::uint32_t kProtocolVersion = 2;
+inline constexpr std::uint32_t kProtocolVersion = 3;
 inline constexpr std::size_t kHeaderBytes = 8;
 /// Largest payload that the host takes from a guest.
 inline constexpr std::size_t kMaxGuestPayload = 64 * kKiB;

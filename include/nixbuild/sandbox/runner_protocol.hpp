@@ -30,7 +30,7 @@
 /// on what an earlier connection had seen. Failed may come at any time and is the last word.
 namespace nixbuild::sandbox::runner {
 
-inline constexpr std::uint32_t kVersion = 3;
+inline constexpr std::uint32_t kVersion = 4;
 inline constexpr std::size_t kHeaderBytes = 5;
 /// A job holds a whole environment; everything else stays far below.
 inline constexpr std::size_t kMaxPayload = 80 * kMiB;

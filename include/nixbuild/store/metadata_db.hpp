@@ -9,6 +9,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -64,11 +65,15 @@ struct BuildRecord {
   std::uint64_t cpu_us = 0;
   std::uint64_t log_bytes = 0;
   std::string accelerator;
-  std::string phases;      ///< JSON object: phase → microseconds
-  unsigned attempt = 0;    ///< machines started for it so far; fences what earlier ones say
-  std::optional<Hash> key; ///< of its derivation and inputs, as in BuildOutcome
-  std::int64_t reused = 0; ///< the account's build whose result this is; 0: none
-  bool of_another = false; ///< the result of another account's build
+  std::string phases;             ///< JSON object: phase → microseconds
+  unsigned attempt = 0;           ///< machines started for it so far; fences what earlier ones say
+  std::optional<Hash> key;        ///< of its derivation and inputs, as in BuildOutcome
+  std::int64_t reused = 0;        ///< the account's build whose result this is; 0: none
+  bool of_another = false;        ///< the result of another account's build
+  std::string ssh_key;            ///< number of the key that asked for it; empty: none
+  std::set<std::string> tags;     ///< `NAME:VALUE`, without control characters
+  std::uint64_t disk_bytes = 0;   ///< that the builder had written when it ended
+  std::uint64_t output_bytes = 0; ///< NAR bytes of all outputs together
 };
 
 /// A build that has not ended, with what is needed to take it up again after the daemon's death.

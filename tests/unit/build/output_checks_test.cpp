@@ -9,7 +9,7 @@ using namespace nixbuild;
 
 namespace {
 
-std::string nar_of_file(std::string_view contents, bool executable) {
+std::string nar_of(std::string_view contents, bool executable) {
   std::string nar;
   StringSink sink(nar);
   nar::Writer writer(sink);
@@ -47,8 +47,8 @@ const std::string kC = "22222222222222222222222222222222-c";
 
 TEST_CASE("fixed output: right contents pass, flat and recursive", "[build]") {
   const auto flat = hash_of(HashAlgorithm::Sha1, bytes_of("hello"));
-  CHECK(verdict(model::ContentAddressMethod::Flat, flat, nar_of_file("hello", false)).empty());
-  const auto nar = nar_of_file("hello", true);
+  CHECK(verdict(model::ContentAddressMethod::Flat, flat, nar_of("hello", false)).empty());
+  const auto nar = nar_of("hello", true);
   CHECK(verdict(model::ContentAddressMethod::NixArchive,
                 hash_of(HashAlgorithm::Sha256, bytes_of(nar)),
                 nar)
@@ -57,8 +57,7 @@ TEST_CASE("fixed output: right contents pass, flat and recursive", "[build]") {
 
 TEST_CASE("fixed output: wrong contents are told with both hashes", "[build][reject]") {
   const auto wrong = hash_of(HashAlgorithm::Sha256, bytes_of("other"));
-  const auto message =
-      verdict(model::ContentAddressMethod::Flat, wrong, nar_of_file("hello", false));
+  const auto message = verdict(model::ContentAddressMethod::Flat, wrong, nar_of("hello", false));
   CHECK(message.find("hash mismatch in fixed-output derivation '/nix/store/x.drv'") == 0);
   const auto right = hash_of(HashAlgorithm::Sha256, bytes_of("hello"));
   CHECK(message.find("sha256-" + base64_encode(wrong.bytes())) != std::string::npos);
@@ -67,7 +66,7 @@ TEST_CASE("fixed output: wrong contents are told with both hashes", "[build][rej
 
 TEST_CASE("fixed output: a flat one must be a plain file", "[build][reject]") {
   const auto hash = hash_of(HashAlgorithm::Sha256, bytes_of("hello"));
-  CHECK_FALSE(verdict(model::ContentAddressMethod::Flat, hash, nar_of_file("hello", true)).empty());
+  CHECK_FALSE(verdict(model::ContentAddressMethod::Flat, hash, nar_of("hello", true)).empty());
 }
 
 TEST_CASE("outputs: those referred to come first", "[build]") {

@@ -136,8 +136,11 @@ TEST_CASE("serve requests: the hello's bytes", "[protocol][golden]") {
   write_client_hello(client, Version{2, 7});
   CHECK(hex_encode(bytes_of(client)) == "eb9d0c39000000000702000000000000");
   std::string server;
-  write_hello(server);
+  write_hello(server, Version{2, 7});
   CHECK(hex_encode(bytes_of(server)) == "cbee5254000000000702000000000000");
+  server.clear();
+  write_hello(server);
+  CHECK(hex_encode(bytes_of(server)) == "cbee5254000000000802000000000000");
 }
 
 TEST_CASE("serve requests: the bytes of an empty QueryValidPaths", "[protocol][golden]") {

@@ -55,6 +55,8 @@ GuestExit full_exit() {
   exit.cpu_user = 1s;
   exit.cpu_system = 2us;
   exit.peak_memory_bytes = 3 * kGiB;
+  exit.disk_bytes = kGiB + 1;
+  exit.disk_full = true;
   exit.log_bytes = 4;
   exit.boot_time = 5us;
   exit.mount_time = 6us;
@@ -125,6 +127,7 @@ TEST_CASE("guest protocol: values that are cut anywhere are refused", "[sandbox]
   const auto job = encode_guest_job([] {
     auto small = full_job();
     small.files.pop_back();
+    small.certificates.resize(100);
     return small;
   }());
   for (std::size_t size = 0; size < job.size(); ++size) {

@@ -94,6 +94,14 @@ TEST_CASE("usage: builds, cpu, memory and storage are summed by day", "[server][
   CHECK(text.starts_with("ACCOUNT  DAY"));
   CHECK(text.find("default  total            2") != std::string::npos);
   CHECK(f.run({"usage", "--from", "yesterday"}).status == 2);
+  CHECK(f.run({"usage", "--by", "week"}).status == 2);
+  auto tagged = *f.db->build(f.account, 1);
+  tagged.tags = {"TEAM:web"};
+  tagged.ssh_key = "5";
+  f.db->update_build(tagged);
+  CHECK(f.run({"usage", "--by", "tag"}).out.find("TEAM:web") != std::string::npos);
+  CHECK(f.run({"usage", "--by", "key"}).out.starts_with("ACCOUNT  KEY"));
+  CHECK(f.run({"usage", "--json"}).json().at(0).at("keys").as_array().size() == 2);
   f.db->ensure_account("other");
   CHECK(f.run({"usage", "--json", "--all"}).json().as_array().size() == 2);
 }

@@ -322,7 +322,7 @@ TEST_CASE("http api: the summary counts and adds up", "[server][http]") {
   CHECK(f.json("/builds/summary") == json::parse(R"({"build_count":5,"running_build_count":1,
       "discarded_build_count":1,"failed_build_count":2,"successful_build_count":1,
       "total_cpu_seconds":18.0,"billable_cpu_seconds":13.5,"total_duration_seconds":50.0,
-      "wall_time_seconds":45.0,"total_output_nar_size_kilobytes":null})"));
+      "wall_time_seconds":45.0,"total_output_nar_size_kilobytes":0})"));
   CHECK(f.json("/builds/summary?status=built").at("build_count") == 1);
   CHECK(f.json("/builds/summary?create_time_to=1001").at("wall_time_seconds") == 10.0);
 }
@@ -336,10 +336,38 @@ TEST_CASE("http api: usage is told per account and day of the end", "[server][ht
   CHECK(f.json("/usage") == json::parse(R"({"billable_build_count":2,"billable_cpu_seconds":9.0,
       "accounts":[{"account":"default","billable_build_count":2,"billable_cpu_seconds":9.0,
         "days":[{"date":"1970-01-01","billable_build_count":1,"billable_cpu_seconds":4.5},
-                {"date":"1970-01-02","billable_build_count":1,"billable_cpu_seconds":4.5}]}]})"));
+                {"date":"1970-01-02","billable_build_count":1,"billable_cpu_seconds":4.5}],
+        "keys":[{"key":"","billable_build_count":2,"billable_cpu_seconds":9.0}],
+        "tags":[]}]})"));
   CHECK(f.json("/usage?from=1970-01-02").at("billable_build_count") == 1);
   CHECK(f.json("/usage?to=1970-01-02").at("billable_build_count") == 1);
   CHECK(f.json("/usage?from=1970-01-02&to=1970-01-02").at("billable_build_count") == 0);
+}
+
+TEST_CASE("http api: builds are found and summed by tag and key", "[server][http]") {
+  Fixture f;
+  for (const int seconds : {1000, 2000, 3000}) {
+    f.add_build(seconds, BuildStatus::Built);
+  }
+  auto record = *f.db->build(f.account, 2);
+  record.tags = {"PR:7", "TEAM:web:a"};
+  record.ssh_key = "5";
+  record.disk_bytes = 2048;
+  record.output_bytes = 4096;
+  f.db->update_build(record);
+  CHECK(f.json("/builds?tags=PR:7").as_array().size() == 1);
+  CHECK(f.json("/builds?tags=PR:7,TEAM:web:a").as_array().size() == 1);
+  CHECK(f.json("/builds?tags=PR:7,TEAM:web").as_array().empty());
+  const auto build = f.json("/builds/2");
+  CHECK(build.at("tags") == json::parse(R"({"PR":"7","TEAM":"web:a"})"));
+  CHECK(build.at("peak_storage_use_kilobytes") == 2);
+  CHECK(f.json("/builds/summary?tags=PR:7").at("total_output_nar_size_kilobytes") == 4);
+  const auto usage = f.json("/usage").at("accounts").at(0);
+  CHECK(usage.at("keys").as_array().size() == 2);
+  CHECK(usage.at("keys").at(1).at("key") == "5");
+  CHECK(usage.at("tags").as_array().size() == 2);
+  CHECK(usage.at("tags").at(0).at("tag") == "PR:7");
+  CHECK(usage.at("tags").at(0).at("billable_build_count") == 1);
 }
 
 TEST_CASE("http api: a log is asked for, and read in pieces", "[server][http]") {

@@ -32,10 +32,10 @@ Error error_of(Work&& work) {
   throw std::logic_error("unreachable");
 }
 
-server::BuildSettings build_of(const StoredLayers& layers,
-                               const Words& environment = {},
-                               const std::map<std::string, std::string>& attributes = {},
-                               const model::BuildOptions& options = {}) {
+server::BuildSettings build_settings_of(const StoredLayers& layers,
+                                        const Words& environment = {},
+                                        const std::map<std::string, std::string>& attributes = {},
+                                        const model::BuildOptions& options = {}) {
   model::BasicDerivation derivation;
   derivation.environment = attributes;
   return SessionSettings::resolve(layers, environment).for_derivation(derivation, options);
@@ -76,12 +76,13 @@ TEST_CASE("settings: no level gets beyond the cap of a weaker one", "[server][se
   REQUIRE(explained.overridden.size() == 3);
   CHECK(explained.overridden[0].level == SettingLevel::SshEnvironment);
   CHECK(explained.overridden[0].value == 64);
-  CHECK(build_of(layers, {}, {{"NIXBUILD_MAX_CPU", "9"}}).max_cpu == 8U);
-  CHECK(build_of(layers, {}, {{"NIXBUILD_MAX_CPU", "2"}}).max_cpu == 2U);
+  CHECK(build_settings_of(layers, {}, {{"NIXBUILD_MAX_CPU", "9"}}).max_cpu == 8U);
+  CHECK(build_settings_of(layers, {}, {{"NIXBUILD_MAX_CPU", "2"}}).max_cpu == 2U);
   // What a client gave for itself it may give otherwise.
-  CHECK(build_of(layers, {"NIXBUILD_MAX_CPU=2"}, {{"NIXBUILD_MAX_CPU", "4"}}).max_cpu == 4U);
+  CHECK(build_settings_of(layers, {"NIXBUILD_MAX_CPU=2"}, {{"NIXBUILD_MAX_CPU", "4"}}).max_cpu ==
+        4U);
   // A default is none.
-  CHECK(build_of({}, {"NIXBUILD_MAX_BUILD_RESTARTS=9"}).max_restarts == 9);
+  CHECK(build_settings_of({}, {"NIXBUILD_MAX_BUILD_RESTARTS=9"}).max_restarts == 9);
 }
 
 TEST_CASE("settings: where 0 is unlimited a cap counts it as the most", "[server][settings]") {
@@ -91,27 +92,27 @@ TEST_CASE("settings: where 0 is unlimited a cap counts it as the most", "[server
   options.max_log_bytes = 0;
   StoredLayers layers;
   layers.account = {{"timeout", "1h"}, {"max-log-size", "1MiB"}};
-  const auto build = build_of(layers, {"NIXBUILD_TIMEOUT=0"}, {}, options);
+  const auto build = build_settings_of(layers, {"NIXBUILD_TIMEOUT=0"}, {}, options);
   CHECK(build.timeout == std::chrono::seconds(3600));
   CHECK(build.max_silent_time == std::chrono::seconds(60));
   CHECK(build.max_log_bytes == kMiB);
   layers.account["timeout"] = "0";
-  CHECK(build_of(layers, {}, {}, options).timeout == std::chrono::seconds(7200));
+  CHECK(build_settings_of(layers, {}, {}, options).timeout == std::chrono::seconds(7200));
   // More than any setting may say is as good as unlimited, and no error.
   options.timeout = std::chrono::seconds(1LL << 40);
-  CHECK(build_of({}, {}, {}, options).timeout == std::chrono::hours(365 * 24));
+  CHECK(build_settings_of({}, {}, {}, options).timeout == std::chrono::hours(365 * 24));
   options.timeout = std::chrono::seconds(-1);
-  CHECK(build_of({}, {}, {}, options).timeout == std::chrono::seconds(0));
+  CHECK(build_settings_of({}, {}, {}, options).timeout == std::chrono::seconds(0));
 }
 
 TEST_CASE("settings: sharing of results that is off stays off", "[server][settings]") {
   StoredLayers layers;
-  CHECK_FALSE(build_of(layers).share_results);
+  CHECK_FALSE(build_settings_of(layers).share_results);
   layers.account = {{"share-results", "true"}};
-  CHECK(build_of(layers).share_results);
+  CHECK(build_settings_of(layers).share_results);
   layers.system = {{"share-results", "false"}};
   layers.account = {{"share-results", "true"}};
-  CHECK_FALSE(build_of(layers).share_results);
+  CHECK_FALSE(build_settings_of(layers).share_results);
 }
 
 TEST_CASE("settings: the two gates shut out what clients say", "[server][settings]") {
@@ -119,7 +120,7 @@ TEST_CASE("settings: the two gates shut out what clients say", "[server][setting
   const std::map<std::string, std::string> attributes{{"NIXBUILD_MIN_MEM", "16000"},
                                                       {"NIXBUILD_TAG_B", "2"}};
   StoredLayers layers;
-  auto build = build_of(layers, environment, attributes);
+  auto build = build_settings_of(layers, environment, attributes);
   CHECK(build.min_cpu == 3);
   CHECK(build.min_memory_bytes == 0);
   CHECK(build.tags == server::Tags{{"A", "1"}});
@@ -128,7 +129,7 @@ TEST_CASE("settings: the two gates shut out what clients say", "[server][setting
   CHECK(build.warnings[0].find("settings-from-drv-env is off") != std::string::npos);
 
   layers.account = {{"settings-from-ssh-env", "false"}, {"settings-from-drv-env", "true"}};
-  build = build_of(layers, environment, attributes);
+  build = build_settings_of(layers, environment, attributes);
   CHECK(build.min_cpu == 1);
   CHECK(build.min_memory_bytes == 16000 * kMiB);
   CHECK(build.tags == server::Tags{{"B", "2"}});
@@ -138,10 +139,11 @@ TEST_CASE("settings: the two gates shut out what clients say", "[server][setting
   CHECK(session.warnings()[0].find("settings-from-ssh-env is off") != std::string::npos);
   CHECK(SessionSettings::resolve(layers, Words{"NIXBUILD_STATE_DIR=/x"}).warnings().empty());
   // A shut gate lets no bad value through to be complained about either.
-  CHECK(build_of(layers, {"NIXBUILD_MIN_CPU=many"}).min_cpu == 1);
-  CHECK(build_of({}, {}, {{"NIXBUILD_MIN_CPU", "many"}}).min_cpu == 1);
+  CHECK(build_settings_of(layers, {"NIXBUILD_MIN_CPU=many"}).min_cpu == 1);
+  CHECK(build_settings_of({}, {}, {{"NIXBUILD_MIN_CPU", "many"}}).min_cpu == 1);
   // The client may open the second one where the first one is open.
-  CHECK(build_of({}, {"NIXBUILD_SETTINGS_FROM_DRV_ENV=1"}, attributes).min_memory_bytes > 0);
+  CHECK(build_settings_of({}, {"NIXBUILD_SETTINGS_FROM_DRV_ENV=1"}, attributes).min_memory_bytes >
+        0);
 }
 
 TEST_CASE("settings: variables that are no settings are ignored, strange ones with a warning",
@@ -170,8 +172,8 @@ TEST_CASE("settings: variables that are no settings are ignored, strange ones wi
   // A builder's own variables are no warning.
   StoredLayers open;
   open.account = {{"settings-from-drv-env", "true"}};
-  CHECK(build_of(open, {}, {{"NIXBUILD_MINE", "1"}}).warnings.empty());
-  CHECK(build_of({}, {}, {{"NIXBUILD_MINE", "1"}, {"name", "x"}}).warnings.empty());
+  CHECK(build_settings_of(open, {}, {{"NIXBUILD_MINE", "1"}}).warnings.empty());
+  CHECK(build_settings_of({}, {}, {{"NIXBUILD_MINE", "1"}, {"name", "x"}}).warnings.empty());
 }
 
 TEST_CASE("settings: tags come from key, environment and derivation; a key's own stay",
@@ -179,12 +181,12 @@ TEST_CASE("settings: tags come from key, environment and derivation; a key's own
   StoredLayers layers;
   layers.account = {{"settings-from-drv-env", "true"}};
   layers.key_tags = {{"TEAM", "red"}};
-  const auto build = build_of(layers,
-                              {"NIXBUILD_TAG_TEAM=blue",
-                               "NIXBUILDNET_TAG_RUN=1",
-                               "NIXBUILDNET_TAG_SHA=old",
-                               "NIXBUILD_TAG_SHA=new"},
-                              {{"NIXBUILD_TAG_RUN", "2"}, {"NIXBUILD_TAG_TEAM", "green"}});
+  const auto build = build_settings_of(layers,
+                                       {"NIXBUILD_TAG_TEAM=blue",
+                                        "NIXBUILDNET_TAG_RUN=1",
+                                        "NIXBUILDNET_TAG_SHA=old",
+                                        "NIXBUILD_TAG_SHA=new"},
+                                       {{"NIXBUILD_TAG_RUN", "2"}, {"NIXBUILD_TAG_TEAM", "green"}});
   CHECK(build.tags == server::Tags{{"RUN", "2"}, {"SHA", "new"}, {"TEAM", "red"}});
 }
 
@@ -211,7 +213,7 @@ TEST_CASE("settings: tags out of their limits are refused", "[server][settings][
 
 TEST_CASE("settings: a build gets what nothing was said about from the defaults",
           "[server][settings]") {
-  const auto build = build_of({});
+  const auto build = build_settings_of({});
   CHECK_FALSE(build.max_cpu);
   CHECK(build.min_cpu == 1);
   CHECK_FALSE(build.default_cpu);
@@ -233,22 +235,22 @@ TEST_CASE("settings: a build gets what nothing was said about from the defaults"
 }
 
 TEST_CASE("settings: a build gets every setting that is given", "[server][settings]") {
-  const auto build = build_of({},
-                              {"NIXBUILD_MAX_CPU=8",
-                               "NIXBUILD_MIN_CPU=2",
-                               "NIXBUILD_DEFAULT_CPU=4",
-                               "NIXBUILD_MAX_MEM=8GiB",
-                               "NIXBUILD_MIN_MEM=1000",
-                               "NIXBUILD_DEFAULT_MEM_PER_CPU=512",
-                               "NIXBUILD_MAX_BUILD_RESTARTS=1",
-                               "NIXBUILD_KEEP_BUILDS_RUNNING=true",
-                               "NIXBUILD_TIMEOUT=1h",
-                               "NIXBUILD_MAX_SILENT_TIME=5m",
-                               "NIXBUILD_MAX_LOG_SIZE=1MiB",
-                               "NIXBUILD_REUSE_BUILD_FAILURES=1",
-                               "NIXBUILD_REUSE_BUILD_TIMEOUTS=1",
-                               "NIXBUILD_PRIORITY=-3",
-                               "NIXBUILD_INTERACTIVE=true"});
+  const auto build = build_settings_of({},
+                                       {"NIXBUILD_MAX_CPU=8",
+                                        "NIXBUILD_MIN_CPU=2",
+                                        "NIXBUILD_DEFAULT_CPU=4",
+                                        "NIXBUILD_MAX_MEM=8GiB",
+                                        "NIXBUILD_MIN_MEM=1000",
+                                        "NIXBUILD_DEFAULT_MEM_PER_CPU=512",
+                                        "NIXBUILD_MAX_BUILD_RESTARTS=1",
+                                        "NIXBUILD_KEEP_BUILDS_RUNNING=true",
+                                        "NIXBUILD_TIMEOUT=1h",
+                                        "NIXBUILD_MAX_SILENT_TIME=5m",
+                                        "NIXBUILD_MAX_LOG_SIZE=1MiB",
+                                        "NIXBUILD_REUSE_BUILD_FAILURES=1",
+                                        "NIXBUILD_REUSE_BUILD_TIMEOUTS=1",
+                                        "NIXBUILD_PRIORITY=-3",
+                                        "NIXBUILD_INTERACTIVE=true"});
   CHECK(build.max_cpu == 8U);
   CHECK(build.min_cpu == 2);
   CHECK(build.default_cpu == 4U);
@@ -264,20 +266,21 @@ TEST_CASE("settings: a build gets every setting that is given", "[server][settin
   CHECK(build.reuse_timeouts);
   CHECK(build.priority == -3);
   CHECK(build.interactive);
-  CHECK(build_of({}, {"NIXBUILD_KEEP_BUILDS_RUNNING=10m"}).grace == std::chrono::minutes(10));
-  CHECK_FALSE(build_of({}, {"NIXBUILD_KEEP_BUILDS_RUNNING=1"}).grace);
+  CHECK(build_settings_of({}, {"NIXBUILD_KEEP_BUILDS_RUNNING=10m"}).grace ==
+        std::chrono::minutes(10));
+  CHECK_FALSE(build_settings_of({}, {"NIXBUILD_KEEP_BUILDS_RUNNING=1"}).grace);
 }
 
 TEST_CASE("settings: lower bounds give way to upper ones, with a warning", "[server][settings]") {
   StoredLayers layers;
   layers.account = {{"max-cpu", "4"}, {"max-mem", "1024"}};
-  const auto build =
-      build_of(layers, {"NIXBUILD_MIN_CPU=8", "NIXBUILD_MIN_MEM=2GiB", "NIXBUILD_DEFAULT_CPU=16"});
+  const auto build = build_settings_of(
+      layers, {"NIXBUILD_MIN_CPU=8", "NIXBUILD_MIN_MEM=2GiB", "NIXBUILD_DEFAULT_CPU=16"});
   CHECK(build.min_cpu == 4);
   CHECK(build.default_cpu == 4U);
   CHECK(build.min_memory_bytes == kGiB);
   CHECK(build.warnings.size() == 2);
-  CHECK(build_of({}, {"NIXBUILD_MIN_CPU=8", "NIXBUILD_DEFAULT_CPU=2"}).default_cpu == 8U);
+  CHECK(build_settings_of({}, {"NIXBUILD_MIN_CPU=8", "NIXBUILD_DEFAULT_CPU=2"}).default_cpu == 8U);
 }
 
 TEST_CASE("settings: quotas are those of the account", "[server][settings]") {

@@ -296,6 +296,10 @@ TEST_CASE("metadata: an open build is ended once, and only by its newest attempt
   record.account = base.a;
   record.derivation = "d.drv";
   record.key = hash_of(HashAlgorithm::Sha256, bytes_of("key"));
+  record.tags = {"PR:7", "TEAM:web:a b"};
+  record.ssh_key = "12";
+  record.disk_bytes = 3 * kGiB;
+  record.output_bytes = 5 * kGiB;
   record.id = base.db->open_build(record, std::string("a request\0", 10));
   {
     const auto open = base.db->open_builds();
@@ -303,6 +307,10 @@ TEST_CASE("metadata: an open build is ended once, and only by its newest attempt
     CHECK(open[0].record.id == record.id);
     CHECK(open[0].record.account == base.a);
     CHECK(open[0].record.key == record.key);
+    CHECK(open[0].record.tags == record.tags);
+    CHECK(open[0].record.ssh_key == "12");
+    CHECK(open[0].record.disk_bytes == 3 * kGiB);
+    CHECK(open[0].record.output_bytes == 5 * kGiB);
     CHECK(open[0].request == std::string("a request\0", 10));
     CHECK(open[0].plan.empty());
   }
@@ -472,6 +480,8 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
       "drop table OpenBuilds; drop table Outcomes; drop table OutcomeOutputs; "
       "alter table Builds drop column attempt; alter table Builds drop column build_key; "
       "alter table Builds drop column reused; alter table Builds drop column of_another; "
+      "alter table Builds drop column ssh_key; alter table Builds drop column tags; "
+      "alter table Builds drop column disk_bytes; alter table Builds drop column output_bytes; "
       "drop table Keys; drop table KeyTags; drop table AccountSettings; drop table KeySettings; "
       "pragma user_version = 2");
   {

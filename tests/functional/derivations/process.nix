@@ -1,0 +1,43 @@
+# Facts 5.2: what a builder can see of where it runs, as far as it is the same everywhere.
+kit: with kit;
+let see = script: { script = "{ ${script}; } > $out 2>&1"; };
+in {
+  ids = see "id -u; id -g; id -G";
+  umask = see "umask";
+  core_limit = see "ulimit -S -c";
+  folder = see "pwd; ls -A; stat -c '%a %u %g' .";
+  temporary = see "stat -c '%a' /tmp; ls -A /tmp";
+  root = see "ls -A / | grep -v sys; stat -c %a /";
+  store_folder = see "stat -c %a /nix/store";
+  shell = see "ls -A /bin; test -x /bin/sh && echo there";
+  passwd = see "cat /etc/passwd /etc/group";
+  hosts = see "cat /etc/hosts";
+  etc = see "ls -A /etc | sort";
+  devices = see "for d in full null random tty urandom zero ptmx shm pts fd stdin stdout stderr; do stat -c '%n %F' /dev/$d; done";
+  standard_links = see "for i in fd stdin stdout stderr; do readlink /dev/$i; done";
+  shared_memory = see "echo x > /dev/shm/f; cat /dev/shm/f";
+  no_new_privileges = see "grep NoNewPrivs /proc/self/status";
+  capabilities = see "grep -E 'Cap(Eff|Prm|Amb)' /proc/self/status";
+  host_name = see "hostname; cat /proc/sys/kernel/domainname";
+  process_number.script = "echo $$ > $out";
+  standard_input = see "readlink /proc/self/fd/0; cat";
+  terminal.script = "if [ -t 1 ]; then echo tty; fi > $out; if [ -t 2 ]; then echo tty; fi >> $out";
+  loopback = see "ifconfig lo | grep -o 'inet addr:127.0.0.1'; cat /proc/net/dev | tail -n +3 | wc -l";
+  no_network = see "wget -T 2 -O - http://1.1.1.1/ 2>/dev/null || echo none";
+  personality = see "cat /proc/self/personality";
+  machine = see "uname -m; uname -s";
+  machine_i686 = see "uname -m" // { system = "i686-linux"; };
+  writable_store = see "echo x > /nix/store/00000000000000000000000000000001-other; ls /nix/store | grep other";
+  inputs_read_only = see "echo x > ${leaf} || echo refused" // { inherit leaf; };
+  only_the_closure = see "ls /nix/store | sed 's/^[a-z0-9]*-//' | sort" // { inherit branch; };
+  signals = see "grep -E 'Sig(Blk|Ign)' /proc/self/status";
+  descriptors = see "ls /proc/self/fd | wc -l";
+  set_id_refused = see "echo x > f; chmod u+s f || echo refused; chmod g+s f || echo refused; chmod 755 f && echo done";
+  zombies_are_nobodys = see "(sleep 0.1 &) ; sleep 0.3; echo done";
+  clock_is_near = see "test $(date +%s) -gt 1700000000 && echo near";
+  time_zone = see "date +%Z";
+  mounts_of_inputs = see "test -r ${leaf} && echo readable" // { inherit leaf; };
+  kills_itself = see "kill -9 $$; echo alive";
+  closes_its_log.script = "exec > $out 2>&1; sleep 2; echo done";
+  background_left_behind.script = "sleep 1000 > /dev/null 2>&1 & echo x > $out";
+}
