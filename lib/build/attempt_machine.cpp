@@ -167,6 +167,14 @@ aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
     repeatable_ = true;
     co_return Round::Done;
   } catch (const Error& error) {
+    if (error.code() == "sandbox.log-limit") {
+      // The machine was ended before its log came so far.
+      repeatable_ = false;
+      throw BuildFailure(model::BuildStatus::LogLimitExceeded,
+                         fmt::format("{} killed after writing more than {} bytes of log output",
+                                     drv_text_,
+                                     settings_.max_log_bytes));
+    }
     const bool lost = watch_->reason == Stop::None && error.code() == "sandbox.lost";
     if (!lost && watch_->reason != Stop::Lost) {
       throw;

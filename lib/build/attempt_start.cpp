@@ -135,6 +135,7 @@ scheduler::BuildRequest Attempt::queue_request() const {
   wanted.platform = request_.derivation.platform;
   wanted.features = options_.required_features;
   wanted.priority = placement.priority;
+  wanted.builds_behind = placement.builds_behind;
   wanted.lane = placement.interactive ? scheduler::Lane::Interactive : scheduler::Lane::Batch;
   wanted.max_restarts = policy_.max_restarts;
   wanted.last_attempt = record_.attempt;

@@ -74,7 +74,7 @@ void Scheduler::State::refresh_critical_paths(std::vector<Build*> touched) {
   for (std::size_t done = 0; !work.empty() && done < kCriticalPathWork; ++done) {
     Build& build = *work.front();
     work.pop_front();
-    std::int64_t longest = 0;
+    std::int64_t longest = build.behind_ms;
     for (const Build* dependant : build.dependants) {
       longest = std::max(longest, dependant->critical_ms);
     }

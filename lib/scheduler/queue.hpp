@@ -179,6 +179,7 @@ struct Build {
   std::uint64_t memory_floor = 0;
   MonotonicTime submitted;
   Milliseconds expected{0};
+  std::int64_t behind_ms = 0; ///< of dependants that are not known yet
   std::int64_t critical_ms = 0;
   std::vector<Build*> dependencies; ///< open ones
   std::vector<Build*> dependants;

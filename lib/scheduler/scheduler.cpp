@@ -9,6 +9,11 @@
 
 namespace nixbuild::scheduler {
 
+namespace {
+/// Deeper than any real graph.
+constexpr std::size_t kMostBehind = 100'000;
+} // namespace
+
 Scheduler::Scheduler(SchedulerSettings settings) : state_(std::make_unique<State>(settings)) {}
 
 Scheduler::~Scheduler() = default;
@@ -60,7 +65,9 @@ void Scheduler::State::add_build(BuildRequest& request) {
   }
   build.expected =
       std::clamp(build.expected, Milliseconds{0}, Milliseconds{std::chrono::hours(24 * 30)});
-  build.critical_ms = build.expected.count();
+  build.behind_ms = static_cast<std::int64_t>(std::min(request.builds_behind, kMostBehind)) *
+                    settings.assumed_duration.count();
+  build.critical_ms = build.behind_ms + build.expected.count();
   builds.emplace(build.id, std::move(slot));
   ++counts.blocked;
   counts.builds = builds.size();

@@ -132,7 +132,9 @@ build::BuildRequest GraphRun::request_for(std::size_t index) const {
     }
   }
   model::sort_unique(derivation.input_sources);
-  return caller.order(node.path, std::move(derivation), order.options);
+  auto request = caller.order(node.path, std::move(derivation), order.options);
+  request.placement.builds_behind = node.height;
+  return request;
 }
 
 aio::Task<void> build_one(std::shared_ptr<GraphRun> run, std::size_t index) {

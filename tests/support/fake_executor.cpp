@@ -58,7 +58,7 @@ public:
     }
     co_await sleep(build_.before_exit);
     if (build_.lost) {
-      throw Error(Reaction::Internal, "sandbox.lost", *build_.lost);
+      throw Error(Reaction::Internal, build_.lost_code, *build_.lost);
     }
     run_->exited = true;
     sandbox::BuilderExited end;

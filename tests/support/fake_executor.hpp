@@ -31,6 +31,7 @@ struct FakeBuild {
   std::size_t nar_piece = 64 * 1024; ///< bytes a read gives at most
   /// Thrown by next_event instead of the exit (a lost machine: `sandbox.lost`).
   std::optional<std::string> lost{};
+  std::string lost_code = "sandbox.lost";
   /// Thrown by start (`sandbox.spawn`).
   std::optional<std::string> no_start{};
 };

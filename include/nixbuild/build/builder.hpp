@@ -31,6 +31,7 @@ struct Placement {
   std::string key; ///< of the account; shares inside an account are by key
   std::set<std::string> tags;
   int priority = 0;
+  std::size_t builds_behind = 0; ///< see scheduler::BuildRequest
   bool interactive = false;
   std::optional<unsigned> min_cpus;
   std::optional<unsigned> max_cpus;

@@ -65,6 +65,9 @@ struct BuildRequest {
   /// Builds that must succeed first. Ids that the scheduler does not know (any more) count as done.
   /// Builds of the same `submit` may be named before they stand in the list.
   std::vector<BuildId> dependencies;
+  /// The longest chain of builds that need this one and are not submitted yet, as whoever holds the
+  /// whole graph knows it; each is taken to last as long as one that nothing is known of.
+  std::size_t builds_behind = 0;
   int priority = 0; ///< higher goes first among builds of one key with equally long critical paths
   Lane lane = Lane::Batch;
   SizeBounds bounds;

@@ -86,6 +86,54 @@ TEST_CASE("restarts: at the largest size out of memory is told, and never reused
   }
 }
 
+TEST_CASE("restarts: a full disk gets a larger machine, and is told at the largest", "[build]") {
+  World world;
+  const auto writing = [](const sandbox::ExecutionPlan& plan) {
+    FakeBuild build;
+    build.exit.disk_bytes = plan.memory_bytes / 2;
+    if (plan.memory_bytes < 4 * kGiB) {
+      build.exit.disk_full = true;
+      build.exit.code = 1;
+    } else {
+      build.nars.push_back(nar_of_file("made"));
+    }
+    return build;
+  };
+  {
+    Daemon daemon(world, writing, up_to(4 * kGiB));
+    const auto asker = daemon.complete(request_for(world.alice, "x"));
+    CHECK(asker->result().status == BuildStatus::Built);
+    CHECK(asker->log().find("out of disk with 1024 MiB: starting again") != std::string::npos);
+    CHECK(world.db->build(world.alice, asker->number())->disk_bytes == 2 * kGiB);
+    CHECK(world.db->build(world.alice, asker->number())->output_bytes > 0);
+  }
+  Daemon small(world, writing, up_to(2 * kGiB));
+  auto request = request_for(world.alice, "y");
+  request.policy->reuse_failures = true;
+  for (int round = 0; round < 2; ++round) {
+    const auto asker = small.complete(request);
+    CHECK(asker->result().status == BuildStatus::TransientFailure);
+    CHECK(asker->result().error.find("failed with exit code 1\nnote: build failure may have been "
+                                     "caused by lack of free disk space") != std::string::npos);
+    CHECK(asker->log().find("failed before") == std::string::npos);
+  }
+}
+
+TEST_CASE("restarts: a machine that is ended for its log is not lost", "[build]") {
+  World world;
+  const auto flooding = [](const sandbox::ExecutionPlan&) {
+    FakeBuild build;
+    build.lost = "the log exceeds 5 bytes";
+    build.lost_code = "sandbox.log-limit";
+    return build;
+  };
+  Daemon daemon(world, flooding, up_to(kGiB));
+  const auto asker = daemon.complete(request_for(world.alice, "x"));
+  CHECK(asker->result().status == BuildStatus::LogLimitExceeded);
+  CHECK(asker->result().error.find("bytes of log output") != std::string::npos);
+  CHECK(daemon.executor.runs().size() == 1);
+}
+
 TEST_CASE("restarts: the asker's policy bounds the memory, too", "[build]") {
   World world;
   Daemon daemon(world, hungry(3 * kGiB), up_to(4 * kGiB));

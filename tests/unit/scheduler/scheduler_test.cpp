@@ -110,6 +110,30 @@ TEST_CASE("scheduler: dependencies first, and the longest chain before a single 
   CHECK(bench.ended.at(3).verdict == Verdict::BuilderFailed);
 }
 
+TEST_CASE("scheduler: what a graph says waits behind a build counts before it is submitted",
+          "[scheduler]") {
+  Bench bench;
+  bench.node("n", 1, 8);
+  bench.submit(Bench::build(9));
+  CHECK(bench.starts() == Ids{9});
+  auto lonely = Bench::build(1);
+  auto bottom = Bench::build(2);
+  bottom.builds_behind = 3;
+  auto above = Bench::build(3); // needed by one that is there: the same as one that is announced
+  auto top = Bench::build(4);
+  top.dependencies = {3};
+  bench.scheduler.submit({lonely, bottom, above, top}, bench.now);
+  bench.finish(9);
+  CHECK(bench.starts() == Ids{2});
+  bench.finish(2);
+  CHECK(bench.starts() == Ids{3});
+  auto announced = Bench::build(5);
+  announced.builds_behind = SIZE_MAX;
+  bench.scheduler.submit({announced}, bench.now);
+  bench.finish(3);
+  CHECK(bench.starts() == Ids{5});
+}
+
 TEST_CASE("scheduler: refuses cycles, known ids and more than it may hold", "[scheduler][reject]") {
   SchedulerSettings settings;
   settings.max_builds = 2;
