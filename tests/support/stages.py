@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
+from concurrent import futures
 from pathlib import Path
 
 import peers
@@ -107,6 +108,10 @@ def count_meson(stage, folder, status):
         count(f"{stage}: no test ran", status or 1)
 
 
+def processors():
+    return len(os.sched_getaffinity(0))
+
+
 def compiler_is_ours():
     """Whether the compiler is the one that warnings are kept at zero for."""
     version = subprocess.run(["g++", "-dumpversion"], stdout=subprocess.PIPE, text=True).stdout
@@ -127,7 +132,7 @@ def stage_build():
     return status == 0
 
 
-def stage_lint():
+def stage_lint(chosen):
     for lint in sorted((REPOSITORY / "tests/lint").glob("check_*")):
         if lint.suffix:
             continue
@@ -135,7 +140,7 @@ def stage_lint():
         count(f"lint {lint.name}", run([lint, *arguments], 10 * MINUTE))
 
 
-def stage_tidy():
+def stage_tidy(chosen):
     count("clang-tidy", run([REPOSITORY / "tests/support/tidy", BUILD], 20 * MINUTE))
 
 
@@ -147,31 +152,40 @@ def unit_programs(folder):
     )
 
 
-def run_units(folder, stage, timeout, environment=None, choice=()):
+def run_units(folder, stage, timeout, environment=None, choice=(), side=1):
+    """Runs the unit programs, `side` of them at a time, and counts their cases."""
     programs = unit_programs(folder)
     if not programs:
         failed.append(f"{stage}: no unit test program was built")
-    for program in programs:
-        name = f"{stage} {program.name}"
-        with tempfile.TemporaryDirectory() as scratch:
-            report = Path(scratch) / "report.xml"
-            log = Path(scratch) / "log"
-            started = time.monotonic()
-            with open(log, "wb") as output:
-                status = run(
-                    [program, *choice, "-r", "junit", "-o", report],
-                    timeout,
-                    output=output,
-                    cwd=scratch,
-                    env={**os.environ, **(environment or {})},
-                )
+
+    def run_one(program, scratch):
+        started = time.monotonic()
+        with open(scratch / "log", "wb") as output:
+            status = run(
+                [program, *choice, "-r", "junit", "-o", scratch / "report.xml"],
+                timeout,
+                output=output,
+                cwd=scratch,
+                env={**os.environ, **(environment or {})},
+            )
+        return status, time.monotonic() - started
+
+    with tempfile.TemporaryDirectory() as scratch, futures.ThreadPoolExecutor(side) as pool:
+        running = []
+        for program in programs:
+            own = Path(scratch) / program.name
+            own.mkdir()
+            running.append((program, own, pool.submit(run_one, program, own)))
+        for program, own, done in running:
+            status, seconds = done.result()
+            name = f"{stage} {program.name}"
             before = len(failed)
-            count_junit(name, report, status)
+            count_junit(name, own / "report.xml", status)
             if len(failed) > before:
-                say(log.read_text(errors="replace")[-8000:])
-                if report.exists():
-                    show_failures(report)
-            say(f"  {name}: {time.monotonic() - started:.1f} s")
+                say((own / "log").read_text(errors="replace")[-8000:])
+                if (own / "report.xml").exists():
+                    show_failures(own / "report.xml")
+            say(f"  {name}: {seconds:.1f} s")
 
 
 def show_failures(report):
@@ -183,7 +197,7 @@ def show_failures(report):
         say("    the report ends in the middle: the program died")
 
 
-def stage_unit():
+def stage_unit(chosen):
     """With a kernel the [vm] cases start real machines; what the tests need must not be missing."""
     kernel = peers.prepare("kernel")
     run_units(
@@ -194,7 +208,7 @@ def stage_unit():
     )
 
 
-def stage_sanitized():
+def stage_sanitized(chosen):
     folder = BUILD / "sanitized"
     status = configure(
         folder,
@@ -221,14 +235,23 @@ def stage_sanitized():
                 "NIXBUILD_TEST_SANITIZED": "1",
             },
             ["~[vm]"],
+            side=processors(),
         )
 
 
+def lanes():
+    """How many files of tests run side by side: a machine under emulation keeps one processor busy."""
+    there = subprocess.run([PYTHON, "-c", "import xdist"], stderr=subprocess.DEVNULL).returncode == 0
+    return min(processors(), 4) if there else 1
+
+
 def run_pytest(stage, timeout, *files):
+    side = lanes()
+    side_by_side = ["-n", str(side), "--dist", "loadfile"] if side > 1 and len(files) > 1 else []
     with tempfile.TemporaryDirectory() as scratch:
         report = Path(scratch) / "report.xml"
         status = run(
-            [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "--durations=12", "-q",
+            [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "--durations=12", "-q", *side_by_side,
              f"--junit-xml={report}", *files],
             timeout,
             env={**os.environ, "NIXBUILD_TEST_BUILD_DIR": str(BUILD), "PYTHONDONTWRITEBYTECODE": "1"},
@@ -236,19 +259,27 @@ def run_pytest(stage, timeout, *files):
         count_junit(stage, report, status)
 
 
+PROGRAMS = REPOSITORY / "tests/functional/test_programs.py"
+LONG = [PROGRAMS.name, "test_derivations.py", "test_limits.py", "test_big.py"]  # begin with these
+
+
 def functional_files():
-    return sorted((REPOSITORY / "tests/functional").glob("test_*.py"))
+    files = set((REPOSITORY / "tests/functional").glob("test_*.py")) - {PROGRAMS}
+    return sorted(files, key=lambda file: (file.name not in LONG, file.name))
 
 
-def stage_functional():
-    run_pytest("functional", 30 * MINUTE, *[f for f in functional_files() if f.name != "test_programs.py"])
+def stage_functional(chosen):
+    """With the programs, if they are chosen too: side by side they take no time of their own."""
+    more = [PROGRAMS] if "programs" in chosen else []
+    run_pytest("functional", 45 * MINUTE, *more, *functional_files())
 
 
-def stage_programs():
-    run_pytest("programs", 30 * MINUTE, REPOSITORY / "tests/functional/test_programs.py")
+def stage_programs(chosen):
+    if "functional" not in chosen:
+        run_pytest("programs", 30 * MINUTE, PROGRAMS)
 
 
-def stage_examples():
+def stage_examples(chosen):
     """Builds the examples as an outsider does, against the installed library, and runs them."""
     source = REPOSITORY / "examples"
     if not (source / "meson.build").exists():
@@ -312,7 +343,7 @@ def main():
             continue
         say(f"== {stage}")
         started = time.monotonic()
-        act()
+        act(chosen)
         times[stage] = time.monotonic() - started
     say("== time: " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in times.items()))
     for name in failed:
