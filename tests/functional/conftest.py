@@ -7,6 +7,7 @@ what a client sees has to pass there too.
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "support"))
 import peers  # noqa: E402
+
+# What a builder of a local Nix finds ignored is what this process was started with (nohup: SIGHUP).
+for number in signal.valid_signals():
+    if signal.getsignal(number) == signal.SIG_IGN and number not in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
 
 SERVER = os.environ.get("NIXBUILD_TEST_SERVER", "nixbuild")
 HERE = Path(__file__).resolve().parent
