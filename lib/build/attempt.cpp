@@ -237,6 +237,7 @@ aio::Task<model::BuildResult> Attempt::conclude(model::BuildResult result,
   }
   if (fault) {
     set_failure(result, fault);
+    built_.clear(); // refused outputs are nobody's
   }
   watch_->ended = true;
   if (!settled_ && !left_open_ && record_.id != 0) {
@@ -321,7 +322,12 @@ aio::Task<void> Attempt::end_record(const model::BuildResult& result) {
   repeatable_ = repeatable_ || watch_->reason == Stop::Timeout || watch_->reason == Stop::Silence;
   const auto outcome = outcome_of(result);
   auto work = [this, &outcome] {
-    return parts_.store.end_build(record_, built_, outcome ? &*outcome : nullptr);
+    const bool ended = parts_.store.end_build(record_, built_, outcome ? &*outcome : nullptr);
+    if (ended) {
+      // Should the daemon end right here, the outcome still leads to the same outputs.
+      parts_.store.db().register_realisations(record_.account, realisations());
+    }
+    return ended;
   };
   const bool ended = co_await parts_.pool.run(std::move(work));
   if (!ended) {

@@ -76,7 +76,20 @@ private:
   void judge_outputs(const sandbox::GuestExit& exit) const;
   aio::Task<void> collect();
   [[nodiscard]] store::ImportRequest output_import(std::size_t index) const;
+  aio::Task<void> read_output(std::size_t index, const std::function<void(ByteView)>& take);
   aio::Task<model::PathInfo> collect_output(std::size_t index);
+  aio::Task<void> collect_made();
+  struct NewNames;
+  /// Outputs whose paths are made of their contents; those that are not taken yet are absent.
+  using MadeOutputs = std::vector<std::optional<model::PathInfo>>;
+  aio::Task<std::optional<model::PathInfo>> collect_plain(std::size_t index,
+                                                          model::StorePaths& references);
+  [[nodiscard]] NewNames
+  new_names(std::size_t index, const model::StorePaths& found, const MadeOutputs& made) const;
+  aio::Task<model::PathInfo>
+  collect_rewritten(std::size_t index, const model::StorePaths& found, const MadeOutputs& made);
+  [[nodiscard]] model::MethodAlgorithm method_of(std::size_t index) const;
+  [[nodiscard]] std::vector<store::StoredRealisation> realisations() const;
   std::vector<model::PathInfo> signed_outputs(const std::vector<std::size_t>& order);
   void set_failure(model::BuildResult& result, const std::exception_ptr& fault) const;
   [[noreturn]] void throw_stopped() const;
@@ -113,7 +126,9 @@ private:
   std::string lost_why_;
   std::uint64_t builder_log_bytes_ = 0;
   std::vector<std::string> output_names_;
-  model::StorePaths output_paths_;
+  model::OutputKind kind_ = model::OutputKind::InputAddressed;
+  model::StorePaths output_paths_; ///< where the builder makes them
+  model::StorePaths made_paths_;   ///< where they are, once that is known; in the same order
   std::map<std::string, std::vector<std::string>> output_signatures_;
   ComputeLease machine_;
   bool queued_again_ = false; ///< the scheduler gives `machine_` another grant by itself

@@ -158,10 +158,9 @@ aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
     if ((out_of_memory || out_of_disk) && record_.memory_bytes < memory_bound()) {
       co_return Round::OutOfMemory;
     }
-    // A fixed-output build fails by its network more often than by itself.
+    // A build with a network fails by that more often than by itself.
     repeatable_ = exit_.code != 0 && !out_of_memory && !out_of_disk &&
-                  exit_.end != sandbox::GuestEnd::SetupFailed &&
-                  model::derivation_kind(request_.derivation) != model::OutputKind::Fixed;
+                  exit_.end != sandbox::GuestEnd::SetupFailed && !has_network(kind_);
     judge(exit_);
     co_await collect();
     repeatable_ = true;

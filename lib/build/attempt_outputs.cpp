@@ -1,4 +1,5 @@
 #include "attempt.hpp"
+#include "content_digest.hpp"
 #include "references_graph.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -31,9 +32,8 @@ std::string Attempt::disk_note(const sandbox::GuestExit& exit) const {
 
 void Attempt::judge(const sandbox::GuestExit& exit) const {
   using model::BuildStatus;
-  const bool fixed = model::derivation_kind(request_.derivation) == model::OutputKind::Fixed;
-  const auto failure =
-      fixed || exit.disk_full ? BuildStatus::TransientFailure : BuildStatus::PermanentFailure;
+  const auto failure = has_network(kind_) || exit.disk_full ? BuildStatus::TransientFailure
+                                                            : BuildStatus::PermanentFailure;
   switch (exit.end) {
   case sandbox::GuestEnd::Exited:
     if (exit.code != 0) {
@@ -107,21 +107,15 @@ store::ImportRequest Attempt::output_import(std::size_t index) const {
   return incoming;
 }
 
-aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
-  auto import = parts_.store.begin_import(request_.account, output_import(index));
-
-  std::optional<FixedOutputCheck> check;
-  const auto& output = request_.derivation.outputs.at(output_names_[index]);
-  if (output.kind() == model::OutputKind::Fixed) {
-    check.emplace(output.fixed_address());
-  }
+/// Hands the NAR of an output to `take`, piece by piece, on the pool.
+aio::Task<void> Attempt::read_output(std::size_t index, const std::function<void(ByteView)>& take) {
   co_await execution_->open_output(index);
   Bytes buffer(kOutputBuffer);
   std::uint64_t total = 0;
   for (;;) {
     const std::size_t count = co_await execution_->read_output(buffer);
     if (count == 0) {
-      break;
+      co_return;
     }
     watch_->last_output = parts_.clock.monotonic();
     total += count;
@@ -132,27 +126,36 @@ aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
                                      drv_text_,
                                      settings_.max_output_bytes));
     }
-    auto work = [&import, &check, &buffer, count] {
-      const auto bytes = ByteView(buffer).first(count);
-      if (import.feed(bytes) != count) {
-        throw Error(Reaction::Reject, "sandbox.output", "bytes follow the end of an output's NAR");
-      }
-      if (check) {
-        check->feed(bytes);
-      }
+    auto work = [&take, &buffer, count] {
+      take(ByteView(buffer).first(count));
     };
     co_await parts_.pool.run(std::move(work));
   }
-  if (check) {
-    if (auto verdict = check->verdict(drv_text_); !verdict.empty()) {
-      throw BuildFailure(model::BuildStatus::OutputRejected, std::move(verdict));
+}
+
+aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
+  auto import = parts_.store.begin_import(request_.account, output_import(index));
+  std::optional<ContentDigest> digest;
+  std::optional<model::ContentAddress> expected;
+  if (kind_ == model::OutputKind::Fixed) {
+    expected = request_.derivation.outputs.at(output_names_[index]).fixed_address();
+    digest.emplace(method_of(index), drv_text_);
+  }
+  const std::function<void(ByteView)> take = [&import, &digest](ByteView bytes) {
+    feed_whole(import, bytes);
+    if (digest) {
+      digest->feed(bytes);
     }
+  };
+  co_await read_output(index, take);
+  if (digest) {
+    check_fixed_output(expected->hash, digest->finish(drv_text_), drv_text_);
   }
   auto seal = [&import] {
     return import.seal();
   };
   auto info = co_await parts_.pool.run(std::move(seal));
-  if (check) {
+  if (expected) {
     if (!info.references.empty()) {
       throw BuildFailure(model::BuildStatus::OutputRejected,
                          fmt::format("fixed output '{}' of '{}' refers to '{}', which fixed "
@@ -161,17 +164,42 @@ aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
                                      drv_text_,
                                      parts_.store.dir().print(info.references.front())));
     }
-    info.content_address = model::print(output.fixed_address());
+    info.content_address = model::print(*expected);
   }
   co_return info;
 }
 
+namespace {
+
+/// Contents that cannot have an address end the build; other errors are faults.
+[[noreturn]] void throw_unnameable(const Error& error) {
+  if (error.code() == "content-address.references" || error.code() == "build.occurrences") {
+    throw BuildFailure(model::BuildStatus::OutputRejected, error.message());
+  }
+  throw error;
+}
+
+} // namespace
+
 aio::Task<void> Attempt::collect() {
   built_.clear();
-  for (std::size_t index = 0; index < output_names_.size(); ++index) {
-    auto info = co_await collect_output(index);
-    built_.push_back(std::move(info));
+  if (made_of_contents(kind_)) {
+    try {
+      co_await collect_made();
+    } catch (const Error& error) {
+      throw_unnameable(error);
+    }
+  } else {
+    for (std::size_t index = 0; index < output_names_.size(); ++index) {
+      auto info = co_await collect_output(index);
+      built_.push_back(std::move(info));
+    }
   }
+  made_paths_.clear();
+  for (const auto& info : built_) {
+    made_paths_.push_back(info.path);
+  }
+  inputs_->lease.add(made_paths_);
   const auto order = order_of_outputs(built_, drv_text_);
   auto check = [this] {
     check_output_rules(parts_.store, request_.account, options_, output_names_, built_);
@@ -199,7 +227,7 @@ model::BuildResult Attempt::success(model::BuildStatus status) const {
   model::BuildResult result;
   result.status = status;
   for (std::size_t i = 0; i < output_names_.size(); ++i) {
-    model::Realisation realisation{output_paths_[i], {}};
+    model::Realisation realisation{made_paths_.at(i), {}};
     const auto signatures = output_signatures_.find(output_names_[i]);
     if (signatures != output_signatures_.end()) {
       realisation.signatures = signatures->second;

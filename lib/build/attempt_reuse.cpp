@@ -92,10 +92,12 @@ aio::Task<void> Attempt::repeat_log(std::int64_t build) {
 /// that the build made: what anybody has put under these names since then does not matter.
 aio::Task<bool> Attempt::reuse_success(const store::BuildOutcome& outcome) {
   std::vector<model::PathInfo> infos;
-  for (const auto& name : output_paths_) {
-    const auto found = std::find_if(outcome.outputs.begin(),
-                                    outcome.outputs.end(),
-                                    [&](const auto& info) { return info.path == name; });
+  for (const auto& path : output_paths_) {
+    const auto found =
+        std::find_if(outcome.outputs.begin(), outcome.outputs.end(), [&](const auto& info) {
+          // Every output of a derivation has a name of its own.
+          return made_of_contents(kind_) ? info.path.name() == path.name() : info.path == path;
+        });
     if (found == outcome.outputs.end()) {
       co_return false;
     }
@@ -113,6 +115,11 @@ aio::Task<bool> Attempt::reuse_success(const store::BuildOutcome& outcome) {
     co_return false;
   }
   built_ = std::move(infos);
+  made_paths_.clear();
+  for (const auto& info : built_) {
+    made_paths_.push_back(info.path);
+  }
+  inputs_->lease.add(made_paths_);
   built_ = signed_outputs(order_of_outputs(built_, drv_text_));
   const bool own = outcome.account == request_.account;
   record_.reused = own ? outcome.build : 0;

@@ -24,34 +24,37 @@ using std::chrono::microseconds;
 
 void Attempt::name_outputs() {
   options_ = read_options(request_.derivation, request_.derivation_path.base_name());
-  const auto kind = model::derivation_kind(request_.derivation);
-  if (kind != model::OutputKind::InputAddressed && kind != model::OutputKind::Fixed) {
-    throw BuildFailure(model::BuildStatus::MiscFailure,
-                       fmt::format("derivation '{}' has content-addressed, impure or deferred "
-                                   "outputs, which this builder does not offer yet",
-                                   drv_text_));
+  kind_ = model::derivation_kind(request_.derivation);
+  if (kind_ == model::OutputKind::Deferred) {
+    throw BuildFailure(
+        model::BuildStatus::InputRejected,
+        fmt::format("derivation '{}' has outputs whose paths are still to be made of "
+                    "what its inputs come out as: it has to be resolved before",
+                    drv_text_));
   }
+  const auto& dir = parts_.store.dir();
   for (const auto& [name, output] : request_.derivation.outputs) {
     output_names_.push_back(name);
-    output_paths_.push_back(*output.path);
+    output_paths_.push_back(output.path ? *output.path
+                                        : model::scratch_path(dir, request_.derivation_path, name));
   }
 }
 
 aio::Task<bool> Attempt::outputs_valid() {
   auto work = [this] {
-    std::size_t valid = 0;
-    auto count = [&](const model::PathInfo& info) {
-      ++valid;
-      for (std::size_t i = 0; i < output_paths_.size(); ++i) {
-        if (output_paths_[i] == info.path) {
-          output_signatures_[output_names_[i]] = info.signatures;
-        }
-      }
-    };
-    parts_.store.db().path_infos(request_.account, output_paths_, count);
-    return valid == output_paths_.size();
+    return known_outputs(parts_.store, request_, inputs_->lease);
   };
-  co_return co_await parts_.pool.run(std::move(work));
+  const auto known = co_await parts_.pool.run(std::move(work));
+  if (!known) {
+    co_return false;
+  }
+  made_paths_.clear();
+  for (const auto& name : output_names_) {
+    const auto& output = known->at(name);
+    made_paths_.push_back(output.path);
+    output_signatures_[name] = output.signatures;
+  }
+  co_return true;
 }
 
 aio::Task<void> Attempt::resolve_inputs() {
@@ -236,7 +239,7 @@ aio::Task<void> Attempt::begin_attempt(const std::string& plan) {
   }
 }
 
-/// Only what a derivation has the hash of may come from outside.
+/// Only what a derivation has the hash of may come from outside, and what is impure by name.
 aio::Task<void> Attempt::connect(sandbox::GuestJob& job) {
   if (!settings_.network || !parts_.executor.offers_network()) {
     std::string notice = settings_.network
@@ -286,7 +289,7 @@ aio::Task<void> Attempt::start() {
     output.store_name = output_paths_[i].base_name();
     job.outputs.push_back(std::move(output));
   }
-  if (model::derivation_kind(request_.derivation) == model::OutputKind::Fixed) {
+  if (has_network(kind_)) {
     co_await connect(job);
   }
   const auto composing = parts_.clock.monotonic();

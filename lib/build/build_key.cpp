@@ -40,6 +40,11 @@ std::optional<Hash> build_key(store::MetadataDb& db,
   put(hasher, "nixbuild build key 2");
   put(hasher, dir.text());
   put(hasher, derivation_text(dir, request.derivation));
+  if (made_of_contents(model::derivation_kind(request.derivation))) {
+    // The builder sees a name made of the derivation's, and the outputs' names depend on the Nix.
+    put(hasher, request.derivation_path.base_name());
+    put(hasher, static_cast<std::uint64_t>(request.self_references));
+  }
   put(hasher, std::uint64_t{closure.size()});
   std::size_t found = 0;
   auto add = [&](const model::PathInfo& info) {
@@ -83,7 +88,9 @@ std::shared_ptr<BuildInputs> resolve(store::Store& store, const BuildRequest& re
   }
   inputs->closure = db.closure(request.account, sources);
   inputs->lease.add(inputs->closure);
-  inputs->key = build_key(db, store.dir(), request, inputs->closure);
+  if (model::derivation_kind(request.derivation) != model::OutputKind::Impure) {
+    inputs->key = build_key(db, store.dir(), request, inputs->closure);
+  }
   return inputs;
 }
 

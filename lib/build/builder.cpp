@@ -1,9 +1,11 @@
 #include "attempt.hpp"
+#include "steps.hpp"
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/build/builder.hpp>
 
 #include <chrono>
+#include <utility>
 
 namespace nixbuild::build {
 
@@ -46,17 +48,15 @@ std::shared_ptr<BuildInputs> Builder::resolve(const BuildRequest& request) {
   return build::resolve(parts_.store, request);
 }
 
-std::optional<model::BuildResult> Builder::find_valid(const BuildRequest& request) {
+std::optional<model::BuildResult> Builder::find_valid(const BuildRequest& request,
+                                                      BuildInputs& inputs) {
+  auto known = known_outputs(parts_.store, request, inputs.lease);
+  if (!known) {
+    return std::nullopt;
+  }
   model::BuildResult result;
   result.status = model::BuildStatus::AlreadyValid;
-  for (const auto& [name, output] : request.derivation.outputs) {
-    const auto info = output.path ? parts_.store.db().path_info(request.account, *output.path)
-                                  : std::optional<model::PathInfo>();
-    if (!info) {
-      return std::nullopt;
-    }
-    result.outputs.emplace(name, model::Realisation{info->path, info->signatures});
-  }
+  result.outputs = std::move(*known);
   return result;
 }
 

@@ -91,8 +91,11 @@ void fill_environment(sandbox::GuestJob& job,
   for (const char* name : {"NIX_BUILD_TOP", "TMPDIR", "TEMPDIR", "TMP", "TEMP", "PWD"}) {
     result[name] = job.build_dir;
   }
-  if (model::derivation_kind(request.derivation) == model::OutputKind::Fixed) {
+  const auto kind = model::derivation_kind(request.derivation);
+  if (kind == model::OutputKind::Fixed) {
     result["NIX_OUTPUT_CHECKED"] = "1";
+  }
+  if (has_network(kind)) {
     // The daemon's own environment is nobody's business: what is not configured is there, and
     // empty.
     for (const auto& name : options.impure_variables) {

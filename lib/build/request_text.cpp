@@ -9,7 +9,8 @@ namespace nixbuild::build {
 
 namespace {
 
-constexpr std::uint64_t kForm = 1;
+constexpr std::uint64_t kForm = 2;
+constexpr std::uint64_t kFormWithoutSelfReferences = 1;
 
 void put(std::string& text, std::uint64_t number) {
   for (int i = 0; i < 8; ++i) {
@@ -89,13 +90,15 @@ request_text(const model::StoreDir& dir, const BuildRequest& request, const Buil
           std::uint64_t{policy.share_results} << 2);
   put(text, std::uint64_t{policy.max_restarts});
   put(text, policy.max_memory_bytes);
+  put(text, static_cast<std::uint64_t>(request.self_references));
   return text;
 }
 
 BuildRequest
 parse_request(const model::StoreDir& dir, store::AccountId account, std::string_view text) {
   Taker from(text);
-  if (from.number() != kForm) {
+  const auto form = from.number();
+  if (form != kForm && form != kFormWithoutSelfReferences) {
     Taker::fail();
   }
   auto path = model::StorePath::parse(from.words());
@@ -119,6 +122,9 @@ parse_request(const model::StoreDir& dir, store::AccountId account, std::string_
   policy.share_results = (flags & 4) != 0;
   policy.max_restarts = static_cast<unsigned>(from.number());
   policy.max_memory_bytes = from.number();
+  if (form == kForm && from.number() == static_cast<std::uint64_t>(model::SelfReferences::Plain)) {
+    request.self_references = model::SelfReferences::Plain;
+  }
   from.end();
   return request;
 }

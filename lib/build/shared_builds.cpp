@@ -25,6 +25,8 @@ struct SharedBuild {
   std::shared_ptr<LogFeed> feed = std::make_shared<LogFeed>();
   std::shared_ptr<BuildControl> control = std::make_shared<BuildControl>();
   std::atomic<std::int64_t> number{0};
+  /// Keeps inputs and outputs while anybody is attached, who takes leases of his own meanwhile.
+  std::shared_ptr<BuildInputs> inputs;
 
   // Set once, before anybody attaches; the others under the lock of SharedBuilds::State.
   std::function<void(const std::shared_ptr<SharedBuild>&)> leave; ///< none: nothing to leave
@@ -239,7 +241,7 @@ aio::Task<Attachment> SharedBuilds::ask(BuildRequest request) {
   auto work = [&state, &request, &valid] {
     // Leased before they are looked at, so that what is found valid stays so.
     auto inputs = state->builder.resolve(request);
-    valid = state->builder.find_valid(request);
+    valid = state->builder.find_valid(request, *inputs);
     return inputs;
   };
   auto inputs = co_await state->builder.parts().pool.run(std::move(work));
@@ -255,6 +257,7 @@ aio::Task<Attachment> SharedBuilds::ask(BuildRequest request) {
   if (!attachment.build_) {
     attachment.build_ = std::make_shared<SharedBuild>();
     attachment.build_->account = request.account;
+    attachment.build_->inputs = inputs;
   }
   auto& build = *attachment.build_;
   ++build.askers;
@@ -320,6 +323,7 @@ std::vector<std::string> SharedBuilds::take_up() {
     auto inputs = builder.resolve(*request);
     auto build = std::make_shared<SharedBuild>();
     build->account = request->account;
+    build->inputs = inputs;
     build->number.store(open.record.id);
     build->feed = std::make_shared<LogFeed>(builder.parts().logs.size(open.record.id));
     build->add_choice(*request->policy);
@@ -349,6 +353,10 @@ void SharedBuilds::leave_running() {
 std::size_t SharedBuilds::running() const {
   const std::lock_guard lock(state_->mutex);
   return state_->all.size();
+}
+
+const model::SigningKey* SharedBuilds::signing_key() const noexcept {
+  return state_->builder.parts().signing_key;
 }
 
 Attachment::~Attachment() {

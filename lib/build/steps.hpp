@@ -67,21 +67,21 @@ struct InputDisk {
 [[nodiscard]] InputDisk
 compose_inputs(store::Store& store, store::AccountId account, const model::StorePaths& closure);
 
-/// Follows the content of an output of a fixed-output derivation. Takes the NAR's bytes in any cut.
-class FixedOutputCheck {
-public:
-  explicit FixedOutputCheck(const model::ContentAddress& expected);
-  ~FixedOutputCheck();
-  FixedOutputCheck(FixedOutputCheck&&) noexcept;
+/// Error `sandbox.output` when bytes follow the end of the archive.
+void feed_whole(store::Import& import, ByteView bytes);
 
-  void feed(ByteView nar);
-  /// Empty when the contents have the address; else why the output is refused, in Nix's words.
-  [[nodiscard]] std::string verdict(std::string_view derivation);
+/// Throws BuildFailure (OutputRejected) with both hashes, in Nix's words.
+void check_fixed_output(const Hash& expected, const Hash& got, std::string_view derivation);
 
-private:
-  struct State;
-  std::unique_ptr<State> state_;
-};
+/// What is known of earlier builds: of each output of the derivation, where it is; absent unless
+/// all are valid. `lease` gets their paths. Blocking.
+[[nodiscard]] std::optional<std::map<std::string, model::Realisation>>
+known_outputs(store::Store& store, const BuildRequest& request, store::Lease& lease);
+
+/// Whether the paths of such outputs are known only when they are made.
+[[nodiscard]] bool made_of_contents(model::OutputKind kind) noexcept;
+/// Whether builds of such outputs may use the network.
+[[nodiscard]] bool has_network(model::OutputKind kind) noexcept;
 
 /// The outputs in an order in which each stands behind those it refers to. Throws BuildFailure
 /// (OutputRejected) for a cycle between them. Source: protocol facts 5.8 (5).

@@ -1,4 +1,7 @@
 #include <nixbuild/model/build.hpp>
+#include <nixbuild/model/hash_text.hpp>
+
+#include <fmt/format.h>
 
 namespace nixbuild::model {
 
@@ -48,6 +51,16 @@ std::string_view name_of(BuildStatus status) noexcept {
     return "NoSubstituters";
   }
   return "Unknown";
+}
+
+std::string
+realisation_fingerprint(const Hash& derivation, std::string_view output, const StorePath& path) {
+  // None of the texts has a character that JSON would escape.
+  return fmt::format(R"({{"dependentRealisations":{{}},"id":"{}:{}!{}","outPath":"{}"}})",
+                     name_of(derivation.algorithm()),
+                     hash_hex(derivation),
+                     output,
+                     path.base_name());
 }
 
 } // namespace nixbuild::model

@@ -63,16 +63,12 @@ HashModulo hash_modulo(const StoreDir& dir,
   for (const auto& [path, wanted] : derivation.input_derivations) {
     const HashModulo modulo = inputs(path);
     deferred = deferred || modulo.deferred;
-    if (!modulo.deferred) {
-      add_input(printed, path, wanted, modulo);
-    }
+    add_input(printed, path, wanted, modulo);
   }
-  if (deferred) {
-    HashModulo out;
-    out.deferred = true;
-    return out;
-  }
-  return same_for_all(derivation, sha256_of(detail::print_aterm(dir, derivation, printed, masked)));
+  auto out =
+      same_for_all(derivation, sha256_of(detail::print_aterm(dir, derivation, printed, masked)));
+  out.deferred = deferred;
+  return out;
 }
 
 std::map<std::string, StorePath> input_addressed_paths(const StoreDir& dir,

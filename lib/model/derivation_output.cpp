@@ -26,15 +26,6 @@ Hash fixed_hash(const MethodAlgorithm& method, std::string_view hash) {
   return Hash(method.algorithm, hex_decode(hash));
 }
 
-std::string_view derivation_name(const StorePath& derivation) {
-  if (!derivation.is_derivation()) {
-    reject("derivation.path", fmt::format("'{}' is no derivation", derivation.base_name()));
-  }
-  std::string_view name = derivation.name();
-  name.remove_suffix(std::string_view(".drv").size());
-  return name;
-}
-
 std::string placeholder(std::string_view text) {
   return "/" + nix32_encode(hash_of(HashAlgorithm::Sha256, bytes_of(text)).bytes());
 }
@@ -100,6 +91,15 @@ bool valid_output_name(std::string_view output) noexcept {
            return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
                   std::string_view("+-._?=").find(c) != std::string_view::npos;
          });
+}
+
+std::string_view derivation_name(const StorePath& derivation) {
+  if (!derivation.is_derivation()) {
+    reject("derivation.path", fmt::format("'{}' is no derivation", derivation.base_name()));
+  }
+  std::string_view name = derivation.name();
+  name.remove_suffix(std::string_view(".drv").size());
+  return name;
 }
 
 std::string output_path_name(std::string_view derivation_name, std::string_view output) {

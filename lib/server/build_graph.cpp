@@ -1,6 +1,7 @@
 #include "build_graph.hpp"
 
 #include "archive_intake.hpp"
+#include "derivation_hashes.hpp"
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/store/derivation_file.hpp>
@@ -16,7 +17,9 @@ namespace {
 
 class Loader {
 public:
-  Loader(store::Store& store, store::AccountId account) : store_(store), account_(account) {}
+  Loader(store::Store& store, store::AccountId account, model::SelfReferences self_references)
+      : store_(store), account_(account), self_references_(self_references),
+        hashes_(store, account) {}
 
   BuildGraph load(std::span<const protocol::DerivedPath> wanted) {
     for (const auto& target : wanted) {
@@ -59,14 +62,19 @@ private:
                               .derivation = store::load_derivation(store_, account_, wish.path),
                               .wanted = {},
                               .valid = true,
+                              .outputs = {},
+                              .names = {},
                               .inputs = {},
                               .dependants = {}});
+      auto& node = graph_.nodes.back();
+      node.outputs = output_paths(store_, account_, hashes_, node.derivation, self_references_);
     }
     auto& node = graph_.nodes[place->second];
     add_outputs(node, wish.outputs);
     // More of a derivation that was found valid may be wanted now.
     if (node.valid && !all_valid(node)) {
       node.valid = false;
+      name_outputs(node);
       note_missing_sources(node.derivation);
       for (const auto& [input, outputs] : node.derivation.input_derivations) {
         todo_.push_back({input, outputs});
@@ -104,13 +112,24 @@ private:
   bool all_valid(const BuildGraph::Node& node) const {
     model::StorePaths paths;
     for (const auto& output : node.wanted) {
-      const auto& path = node.derivation.outputs.at(output).path;
+      const auto& path = node.outputs.at(output);
       if (!path) {
         return false;
       }
       paths.push_back(*path);
     }
     return store_.db().valid_paths(account_, paths).size() == paths.size();
+  }
+
+  void name_outputs(BuildGraph::Node& node) {
+    if (!has_realisations(model::derivation_kind(node.derivation))) {
+      return;
+    }
+    try {
+      node.names = hashes_.names_of(node.derivation);
+    } catch (const Error&) {
+      // A derivation behind it is missing: it is built all the same, and found by its path alone.
+    }
   }
 
   void note_missing_sources(const model::Derivation& derivation) {
@@ -179,6 +198,8 @@ private:
 
   store::Store& store_;
   store::AccountId account_;
+  model::SelfReferences self_references_;
+  DerivationHashes hashes_;
   BuildGraph graph_;
   std::vector<Wish> todo_;
 };
@@ -187,8 +208,9 @@ private:
 
 BuildGraph load_build_graph(store::Store& store,
                             store::AccountId account,
-                            std::span<const protocol::DerivedPath> wanted) {
-  return Loader(store, account).load(wanted);
+                            std::span<const protocol::DerivedPath> wanted,
+                            model::SelfReferences self_references) {
+  return Loader(store, account, self_references).load(wanted);
 }
 
 } // namespace nixbuild::server

@@ -85,6 +85,7 @@ stored_log(const SessionParts& parts, std::int64_t number, std::uint64_t offset)
 } // namespace
 
 aio::Task<model::BuildResult> follow_build(const SessionParts& parts,
+                                           store::Lease& lease,
                                            build::Attachment attachment,
                                            LogListener& listener,
                                            const HangUpWatch& client,
@@ -111,7 +112,12 @@ aio::Task<model::BuildResult> follow_build(const SessionParts& parts,
       co_await feed.event().wait(piece.count, kLookUp);
     }
   }
-  co_return co_await attachment.result();
+  auto result = co_await attachment.result();
+  // While the attachment still keeps them.
+  for (const auto& [name, output] : result.outputs) {
+    lease.add(output.path);
+  }
+  co_return result;
 }
 
 } // namespace nixbuild::server

@@ -40,9 +40,11 @@ public:
 };
 
 /// Follows a build to its end: hands its log to `listener` from the first line on and returns its
-/// result. Errors: `session.client-gone` soon after the client has left, `session.stopped` soon
-/// after `stop` has become true, and what the build threw. The attachment is given back either way.
+/// result, whose outputs `lease` has. Errors: `session.client-gone` soon after the client has left,
+/// `session.stopped` soon after `stop` has become true, and what the build threw. The attachment is
+/// given back either way.
 aio::Task<model::BuildResult> follow_build(const SessionParts& parts,
+                                           store::Lease& lease,
                                            build::Attachment attachment,
                                            LogListener& listener,
                                            const HangUpWatch& client,

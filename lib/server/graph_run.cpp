@@ -1,7 +1,11 @@
 #include "graph_run.hpp"
 
+#include "derivation_hashes.hpp"
+
 #include <nixbuild/aio/event.hpp>
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/model/hash_text.hpp>
+#include <nixbuild/model/resolve.hpp>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -26,11 +30,13 @@ struct GraphRun {
            GraphOrder o,
            std::shared_ptr<HangUpWatch> c,
            BuildGraph g)
-      : parts(p), caller(std::move(whose)), order(std::move(o)), client(std::move(c)),
-        graph(std::move(g)), waiting_for(graph.nodes.size()), results(graph.nodes.size()) {}
+      : parts(p), caller(std::move(whose)), lease(p.store.lease(caller.account)),
+        order(std::move(o)), client(std::move(c)), graph(std::move(g)),
+        waiting_for(graph.nodes.size()), results(graph.nodes.size()) {}
 
   const SessionParts& parts;
   SessionCaller caller;
+  store::Lease lease; ///< what was built, until the session has taken it over
   GraphOrder order;
   std::shared_ptr<HangUpWatch> client;
   BuildGraph graph;
@@ -90,8 +96,7 @@ std::optional<model::BuildResult> GraphRun::without_building(std::size_t index) 
     model::BuildResult result;
     result.status = model::BuildStatus::AlreadyValid;
     for (const auto& name : node.wanted) {
-      result.outputs.insert_or_assign(
-          name, model::Realisation{*node.derivation.outputs.at(name).path, {}});
+      result.outputs.insert_or_assign(name, model::Realisation{*node.outputs.at(name), {}});
     }
     return result;
   }
@@ -121,20 +126,43 @@ std::optional<model::BuildResult> GraphRun::without_building(std::size_t index) 
 
 build::BuildRequest GraphRun::request_for(std::size_t index) const {
   const auto& node = graph.nodes[index];
-  model::BasicDerivation derivation = node.derivation;
+  model::InputPaths inputs;
   for (const auto& [input, outputs] : node.derivation.input_derivations) {
-    const auto& built = *results[graph.places.at(input)];
-    for (const auto& name : outputs) {
-      const auto found = built.outputs.find(name);
-      if (found != built.outputs.end()) {
-        derivation.input_sources.push_back(found->second.path);
-      }
+    for (const auto& [name, output] : results[graph.places.at(input)]->outputs) {
+      inputs[input].insert_or_assign(name, output.path);
     }
   }
-  model::sort_unique(derivation.input_sources);
-  auto request = caller.order(node.path, std::move(derivation), order.options);
+  auto resolved = model::resolve_derivation(parts.store.dir(), node.path, node.derivation, inputs);
+  auto request = caller.order(resolved.path, std::move(resolved.derivation), order.options);
   request.placement.builds_behind = node.height;
   return request;
+}
+
+/// Where the outputs came out, for those who ask by the derivation as it was before its inputs were
+/// known. Blocking.
+void register_outputs(const GraphRun& run, std::size_t index, const model::BuildResult& result) {
+  const auto& node = run.graph.nodes[index];
+  if (!model::is_success(result.status) ||
+      !has_realisations(model::derivation_kind(node.derivation))) {
+    return;
+  }
+  const auto form = run.caller.self_references;
+  const auto* key = run.parts.builds.signing_key();
+  std::vector<store::StoredRealisation> made;
+  for (const auto& [name, output] : result.outputs) {
+    model::Realisation realisation{output.path, {}};
+    made.push_back({{node.path.base_name(), name, form}, realisation});
+    const auto hash = node.names.find(name);
+    if (hash == node.names.end()) {
+      continue;
+    }
+    if (key != nullptr) {
+      const auto message = model::realisation_fingerprint(hash->second, name, output.path);
+      realisation.signatures.push_back(key->sign(message));
+    }
+    made.push_back({{model::hash_hex(hash->second), name, form}, std::move(realisation)});
+  }
+  run.parts.store.db().register_realisations(run.caller.account, made);
 }
 
 aio::Task<void> build_one(std::shared_ptr<GraphRun> run, std::size_t index) {
@@ -146,7 +174,11 @@ aio::Task<void> build_one(std::shared_ptr<GraphRun> run, std::size_t index) {
   std::exception_ptr failure;
   try {
     result = co_await follow_build(
-        run->parts, std::move(attachment), *listener, *run->client, run->stop);
+        run->parts, run->lease, std::move(attachment), *listener, *run->client, run->stop);
+    auto work = [&run, index, &result] {
+      register_outputs(*run, index, result);
+    };
+    co_await run->parts.pool.run(std::move(work));
   } catch (...) {
     failure = std::current_exception();
     result = failed(model::BuildStatus::MiscFailure, "the build is not wanted any more");
@@ -220,9 +252,9 @@ void lease_graph(const BuildGraph& graph, store::Lease& lease) {
   for (const auto& node : graph.nodes) {
     lease.add(node.path);
     lease.add(node.derivation.input_sources);
-    for (const auto& [name, output] : node.derivation.outputs) {
-      if (output.path) {
-        lease.add(*output.path);
+    for (const auto& [name, path] : node.outputs) {
+      if (path) {
+        lease.add(*path);
       }
     }
   }
@@ -238,7 +270,7 @@ aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
                                                    std::shared_ptr<HangUpWatch> client) {
   const auto strand = co_await asio::this_coro::executor;
   auto load = [&parts, &caller, &targets] {
-    return load_build_graph(parts.store, caller.account, targets);
+    return load_build_graph(parts.store, caller.account, targets, caller.self_references);
   };
   auto graph = co_await parts.pool.run(std::move(load));
   lease_graph(graph, lease);
@@ -264,6 +296,9 @@ aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
   std::vector<TargetResult> results;
   for (auto& target : targets) {
     auto result = result_of(*run, target);
+    for (const auto& [name, output] : result.outputs) {
+      lease.add(output.path);
+    }
     results.push_back({std::move(target), std::move(result)});
   }
   co_return results;

@@ -43,6 +43,7 @@ build::BuildRequest SessionCaller::order(const model::StorePath& path,
   request.options.max_silent_time = chosen.max_silent_time;
   request.options.max_log_bytes = chosen.max_log_bytes;
   request.policy = policy_of(chosen);
+  request.self_references = self_references;
   auto& placement = request.placement;
   placement.key = key;
   for (const auto& [name, value] : chosen.tags) {

@@ -1,4 +1,5 @@
 #include "activity_log.hpp"
+#include "derivation_hashes.hpp"
 #include "worker_state.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -17,11 +18,13 @@ namespace worker = protocol::worker;
 
 namespace {
 
-/// How outputs are named to peers that name them by hash. Of input-addressed outputs, the only ones
-/// there are here, clients look at the output's name alone.
-std::map<std::string, Hash> keys_of(const model::StoreDir& dir,
-                                    const model::BasicDerivation& derivation) {
-  return model::realisation_hashes(dir, derivation);
+/// How outputs are named to peers that name them by hash. Of those whose paths follow from the
+/// derivation clients look at the output's name alone.
+std::map<std::string, Hash>
+keys_of(const model::StoreDir& dir, DerivationHashes& hashes, const model::Derivation& derivation) {
+  return has_realisations(model::derivation_kind(derivation))
+             ? hashes.names_of(derivation)
+             : model::realisation_hashes(dir, derivation);
 }
 
 /// What Nix's own server says where the protocol has room for only one message.
@@ -77,12 +80,13 @@ aio::Task<void> WorkerState::perform(worker::BuildPaths& request) {
 aio::Task<void> WorkerState::perform(worker::BuildPathsWithResults& request) {
   auto results = co_await build(std::move(request.targets), request.mode);
   auto keys = [this, &results] {
+    DerivationHashes hashes(parts_.store, account_);
     worker::BuildsReply reply;
     for (auto& [target, result] : results) {
       worker::TargetResult told{target, {std::move(result), {}}};
       if (!told.reply.result.outputs.empty() && target.path.is_derivation()) {
         const auto derivation = store::load_derivation(parts_.store, account_, target.path);
-        told.reply.keys = keys_of(parts_.store.dir(), derivation);
+        told.reply.keys = keys_of(parts_.store.dir(), hashes, derivation);
       }
       reply.results.push_back(std::move(told));
     }
@@ -101,14 +105,14 @@ aio::Task<void> WorkerState::perform(worker::BuildDerivation& request) {
     }
   }
   worker::BuildReply reply;
-  reply.keys = keys_of(parts_.store.dir(), request.derivation);
+  reply.keys = model::realisation_hashes(parts_.store.dir(), request.derivation);
   auto wanted = caller_.order(request.path, std::move(request.derivation), options_);
   auto attachment = co_await parts_.builds.ask(std::move(wanted));
   const HangUpWatch client(co_await asio::this_coro::executor, in_, out_->shared_stream());
   ActivityLog log(out_, peer_, last_activity_, parts_.store.dir().print(request.path));
   co_await log.begin();
   const bool never = false;
-  reply.result = co_await follow_build(parts_, std::move(attachment), log, client, never);
+  reply.result = co_await follow_build(parts_, lease_, std::move(attachment), log, client, never);
   co_await log.end(reply.result);
   conclude(reply);
 }

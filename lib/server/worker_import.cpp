@@ -362,11 +362,30 @@ aio::Task<void> WorkerState::perform(worker::AddSignatures& request) {
   conclude(worker::NumberReply{1});
 }
 
-aio::Task<void> WorkerState::perform(worker::RegisterDrvOutput&) {
-  throw Error(Reaction::Unsupported,
-              "worker.realisations",
-              "content-addressed derivations are not offered by this server");
-  co_return;
+aio::Task<void> WorkerState::perform(worker::RegisterDrvOutput& request) {
+  const auto& path = request.realisation.path;
+  lease_.add(path);
+  const bool present = co_await valid(path);
+  if (!present) {
+    fail_invalid(path);
+  }
+  const auto key = realisation_key(request.id);
+  auto work = [this, &key, &request] {
+    const store::StoredRealisation made{key, request.realisation};
+    parts_.store.db().register_realisations(account_, {&made, 1});
+    return parts_.store.db().realisation(account_, key);
+  };
+  const auto known = co_await parts_.pool.run(std::move(work));
+  if (!known || known->path != path) {
+    throw Error(Reaction::Reject,
+                "worker.realisation",
+                fmt::format("output '{}' of '{}' is known to be '{}', not '{}'",
+                            key.output,
+                            key.derivation,
+                            known ? parts_.store.dir().print(known->path) : "nothing",
+                            parts_.store.dir().print(path)));
+  }
+  conclude(worker::EmptyReply{});
 }
 
 } // namespace nixbuild::server

@@ -1,7 +1,9 @@
 #include "build_graph.hpp"
+#include "derivation_hashes.hpp"
 #include "worker_state.hpp"
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/model/hash_text.hpp>
 #include <nixbuild/store/derivation_file.hpp>
 
 #include <algorithm>
@@ -42,6 +44,15 @@ derivers_of(store::Store& store, store::AccountId account, const model::StorePat
   return found;
 }
 } // namespace
+
+/// How the store names what a realisation is of.
+store::RealisationKey WorkerState::realisation_key(const worker::DrvOutput& output) const {
+  const auto* hash = std::get_if<Hash>(&output.derivation);
+  return {hash != nullptr ? model::hash_hex(*hash)
+                          : std::get<model::StorePath>(output.derivation).base_name(),
+          output.output,
+          caller_.self_references};
+}
 
 aio::Task<void> WorkerState::perform(worker::IsValidPath& request) {
   lease_.add(request.path);
@@ -85,15 +96,28 @@ aio::Task<void> WorkerState::perform(worker::QuerySubstitutablePaths&) {
   co_return;
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputs& request) {
-  auto load = [this, &request] {
-    return store::load_derivation(parts_.store, account_, request.path);
+/// Where the outputs of a derivation are, as far as that is known. They are leased.
+aio::Task<WorkerState::OutputPaths> WorkerState::outputs_of(const model::StorePath& path) {
+  auto look = [this, &path] {
+    DerivationHashes hashes(parts_.store, account_);
+    const auto derivation = store::load_derivation(parts_.store, account_, path);
+    return output_paths(parts_.store, account_, hashes, derivation, caller_.self_references);
   };
-  const auto derivation = co_await parts_.pool.run(std::move(load));
+  auto outputs = co_await parts_.pool.run(std::move(look));
+  for (const auto& [name, made] : outputs) {
+    if (made) {
+      lease_.add(*made);
+    }
+  }
+  co_return outputs;
+}
+
+aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputs& request) {
+  const auto outputs = co_await outputs_of(request.path);
   model::StorePaths paths;
-  for (const auto& [name, output] : derivation.outputs) {
-    if (output.path) {
-      paths.push_back(*output.path);
+  for (const auto& [name, path] : outputs) {
+    if (path) {
+      paths.push_back(*path);
     }
   }
   model::sort_unique(paths);
@@ -113,15 +137,8 @@ aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputNames& request
 }
 
 aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputMap& request) {
-  auto load = [this, &request] {
-    return store::load_derivation(parts_.store, account_, request.path);
-  };
-  const auto derivation = co_await parts_.pool.run(std::move(load));
-  worker::OutputMapReply reply;
-  for (const auto& [name, output] : derivation.outputs) {
-    reply.outputs.insert_or_assign(name, output.path);
-  }
-  conclude(reply);
+  auto outputs = co_await outputs_of(request.path);
+  conclude(worker::OutputMapReply{std::move(outputs)});
 }
 
 aio::Task<void> WorkerState::perform(worker::QueryAllValidPaths&) {
@@ -182,7 +199,7 @@ aio::Task<void> WorkerState::perform(worker::QueryValidDerivers& request) {
 
 aio::Task<void> WorkerState::perform(worker::QueryMissing& request) {
   auto load = [this, &request] {
-    return load_build_graph(parts_.store, account_, request.targets);
+    return load_build_graph(parts_.store, account_, request.targets, caller_.self_references);
   };
   const auto graph = co_await parts_.pool.run(std::move(load));
   worker::MissingReply reply;
@@ -196,9 +213,13 @@ aio::Task<void> WorkerState::perform(worker::QueryMissing& request) {
   conclude(reply);
 }
 
-/// Content-addressed derivations are not built here, so there are no realisations to tell of.
-aio::Task<void> WorkerState::perform(worker::QueryRealisation&) {
-  conclude(worker::RealisationsReply{});
+aio::Task<void> WorkerState::perform(worker::QueryRealisation& request) {
+  worker::RealisationsReply reply{request.id, {}};
+  if (auto found = parts_.store.db().realisation(account_, realisation_key(request.id))) {
+    lease_.add(found->path);
+    reply.realisations.push_back(std::move(*found));
+  }
+  conclude(reply);
   co_return;
 }
 

@@ -23,6 +23,14 @@ bool ends_session(const Error& error) {
          error.code() == "worker.pulled";
 }
 
+/// How the client's Nix names contents that refer to themselves: 1.35 to 1.38 are spoken longest by
+/// those that leave offsets out. Source: protocol facts T2.
+model::SelfReferences self_references_of(const worker::Peer& peer) {
+  const bool plain = peer.version >= protocol::Version(1, 35) &&
+                     !peer.features.contains(std::string(worker::kRealisationWithPath));
+  return plain ? model::SelfReferences::Plain : model::SelfReferences::WithOffsets;
+}
+
 } // namespace
 
 WorkerState::WorkerState(const SessionParts& parts,
@@ -71,6 +79,7 @@ aio::Task<bool> WorkerState::greet() {
         break;
       case worker::GreetingStep::Welcome:
         peer_ = *reader_.peer();
+        caller_.self_references = self_references_of(peer_);
         // Whoever may use an account is trusted with all of it; other accounts are out of reach.
         worker::write_welcome(reply_, peer_, kDaemonVersion, worker::Trust::Trusted);
         say(worker::Last{});

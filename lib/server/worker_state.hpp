@@ -8,6 +8,7 @@
 #include <nixbuild/server/worker_session.hpp>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -59,6 +60,10 @@ private:
   aio::Task<void> perform(protocol::worker::QueryMissing& request);
   aio::Task<void> perform(protocol::worker::QueryRealisation& request);
   aio::Task<void> perform(protocol::worker::NarFromPath& request);
+  [[nodiscard]] store::RealisationKey
+  realisation_key(const protocol::worker::DrvOutput& output) const;
+  using OutputPaths = std::map<std::string, std::optional<model::StorePath>>;
+  aio::Task<OutputPaths> outputs_of(const model::StorePath& path);
 
   // worker_import.cpp
   aio::Task<void> perform(protocol::worker::AddToStore& request);

@@ -118,6 +118,8 @@ struct Import::State {
   std::size_t skip(ByteView bytes);
   std::size_t feed_slice(ByteView bytes);
   [[noreturn]] void fail_size(std::string_view what) const;
+  [[nodiscard]] model::StorePaths scanned() const;
+  void rename(const model::StorePath& path);
   [[nodiscard]] model::PathInfo take_existing();
   [[nodiscard]] model::PathInfo complete();
 
@@ -223,6 +225,24 @@ model::PathInfo Import::State::take_existing() {
   return *existing;
 }
 
+model::StorePaths Import::State::scanned() const {
+  model::StorePaths references;
+  if (recording && recording->scanner) {
+    for (const auto index : recording->scanner->found()) {
+      references.push_back(request.scan_for[index]);
+    }
+  }
+  return references;
+}
+
+/// From now on the import is of that path.
+void Import::State::rename(const model::StorePath& path) {
+  release();
+  request.path = path;
+  hold();
+  existing = store.db.path_info(account, path);
+}
+
 model::PathInfo Import::State::complete() {
   reader->expect_finished();
   if (request.nar_size && taken != *request.nar_size) {
@@ -247,10 +267,7 @@ model::PathInfo Import::State::complete() {
                             nix32_encode(request.nar_hash->bytes())));
   }
   if (parts.scanner) {
-    info.references.clear();
-    for (const auto index : parts.scanner->found()) {
-      info.references.push_back(request.scan_for[index]);
-    }
+    info.references = scanned();
   }
   if (info.registration_time == 0) {
     info.registration_time = store.clock.wall().time_since_epoch().count();
@@ -322,6 +339,21 @@ model::PathInfo Import::seal_as_source(std::string_view name,
                        .content_address = {},
                        .scan_for = {}});
   // Nothing to compare: the path has just been made from the contents.
+  if (info.content_address.empty()) {
+    info.content_address = model::print(address);
+  }
+  return info;
+}
+
+model::StorePaths Import::found_references() const {
+  return state_->scanned();
+}
+
+model::PathInfo Import::seal_as_made(std::string_view name, const model::ContentAddress& address) {
+  state_->reader->expect_finished();
+  state_->rename(model::make_content_addressed_path(
+      state_->store.dir, name, address, state_->scanned(), false));
+  auto info = seal();
   if (info.content_address.empty()) {
     info.content_address = model::print(address);
   }

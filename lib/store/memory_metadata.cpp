@@ -60,6 +60,7 @@ public:
     }
     std::erase_if(accounts_, [&](const auto& entry) { return entry.second == account; });
     builds_.remove_account(account);
+    realisations_.erase(account);
     std::erase_if(keys_, [&](const auto& entry) { return entry.second.key.account == account; });
     account_settings_.erase(account);
   }
@@ -289,6 +290,32 @@ public:
       }
     }
     known->second = std::move(next);
+    std::erase_if(realisations_[account],
+                  [&](const auto& entry) { return !known->second.contains(entry.second.path); });
+  }
+
+  void register_realisations(AccountId account,
+                             std::span<const StoredRealisation> realisations) override {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [key, realisation] : realisations) {
+      if (!infos_of(account).contains(realisation.path)) {
+        throw_invalid_path(realisation.path);
+      }
+    }
+    for (const auto& [key, realisation] : realisations) {
+      const auto [known, fresh] = realisations_[account].try_emplace(key, realisation);
+      if (!fresh && known->second.path == realisation.path) {
+        merge_signatures(known->second.signatures, realisation.signatures);
+      }
+    }
+  }
+
+  std::optional<model::Realisation> realisation(AccountId account,
+                                                const RealisationKey& key) override {
+    const std::lock_guard lock(mutex_);
+    const auto& known = realisations_[account];
+    const auto found = known.find(key);
+    return found == known.end() ? std::nullopt : std::optional(found->second);
   }
 
   bool nar_hash_in_use(const Hash& nar_hash) override {
@@ -431,6 +458,7 @@ private:
   std::mutex mutex_;
   std::map<std::string, AccountId, std::less<>> accounts_;
   std::map<AccountId, Infos> paths_;
+  std::map<AccountId, std::map<RealisationKey, model::Realisation>> realisations_;
   MemoryBuilds builds_;
   std::int64_t last_account_ = 0;
   HeldKeys keys_;

@@ -3,8 +3,10 @@
 #include <nixbuild/base/error.hpp>
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <sqlite3.h>
 
+#include <algorithm>
 #include <string>
 
 namespace nixbuild::store {
@@ -183,6 +185,22 @@ Snapshot::~Snapshot() {
   } catch (const Error&) {
     // Nothing was written; the connection ends its transaction with the next begin or its close.
   }
+}
+
+std::vector<std::string> split_words(std::string_view text) {
+  std::vector<std::string> words;
+  while (!text.empty()) {
+    const auto end = std::min(text.find(' '), text.size());
+    if (end > 0) {
+      words.emplace_back(text.substr(0, end));
+    }
+    text.remove_prefix(std::min(end + 1, text.size()));
+  }
+  return words;
+}
+
+std::string join_words(const std::vector<std::string>& words) {
+  return fmt::format("{}", fmt::join(words, " "));
 }
 
 } // namespace nixbuild::store

@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <string>
 #include <string_view>
 #include <unordered_map>
+#include <vector>
 
 struct sqlite3;
 struct sqlite3_stmt;
@@ -90,6 +92,10 @@ public:
 private:
   Connection& connection_;
 };
+
+/// Lists that stand in one column, separated by blanks.
+[[nodiscard]] std::vector<std::string> split_words(std::string_view text);
+[[nodiscard]] std::string join_words(const std::vector<std::string>& words);
 
 /// Makes or migrates the schema. Errors: `metadata.newer`, `metadata.sqlite`.
 void bring_schema_up_to_date(Connection& connection, const std::filesystem::path& path);

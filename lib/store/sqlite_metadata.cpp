@@ -4,6 +4,7 @@
 #include "sqlite_connection.hpp"
 #include "sqlite_keys.hpp"
 #include "sqlite_paths.hpp"
+#include "sqlite_realisations.hpp"
 #include "sqlite_writer.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -132,6 +133,7 @@ public:
             "delete from Refs where referrer in (select id from Paths where account = ?)")
           .bind(0, account.value)
           .run();
+      delete_realisations_of(connection, account);
       Query(connection, "delete from Paths where account = ?").bind(0, account.value).run();
       delete_builds_of(connection, account);
       delete_keys_of(connection, account);
@@ -289,6 +291,20 @@ public:
     if (!paths.empty()) {
       writer_.write([&](Connection& connection) { delete_paths(connection, account, paths); });
     }
+  }
+
+  void register_realisations(AccountId account,
+                             std::span<const StoredRealisation> realisations) override {
+    if (!realisations.empty()) {
+      writer_.write(
+          [&](Connection& connection) { insert_realisations(connection, account, realisations); });
+    }
+  }
+
+  std::optional<model::Realisation> realisation(AccountId account,
+                                                const RealisationKey& key) override {
+    return readers_.read(
+        [&](Connection& connection) { return select_realisation(connection, account, key); });
   }
 
   bool nar_hash_in_use(const Hash& nar_hash) override {

@@ -97,22 +97,6 @@ void append_references(Query& query, std::int64_t id, std::vector<std::int64_t>&
 
 constexpr const char* kSelectReferences = "select reference from Refs where referrer = ?";
 
-std::vector<std::string> split(std::string_view text) {
-  std::vector<std::string> parts;
-  while (!text.empty()) {
-    const auto end = std::min(text.find(' '), text.size());
-    if (end > 0) {
-      parts.emplace_back(text.substr(0, end));
-    }
-    text.remove_prefix(std::min(end + 1, text.size()));
-  }
-  return parts;
-}
-
-std::string join(const std::vector<std::string>& parts) {
-  return fmt::format("{}", fmt::join(parts, " "));
-}
-
 /// All of a path's row but its references.
 model::PathInfo info_of_row(const Query& query, const model::StorePath& path) {
   model::PathInfo info{.path = path,
@@ -129,7 +113,7 @@ model::PathInfo info_of_row(const Query& query, const model::StorePath& path) {
     info.deriver = model::StorePath::parse(query.text(5));
   }
   if (!query.is_null(6)) {
-    info.signatures = split(query.text(6));
+    info.signatures = split_words(query.text(6));
   }
   info.content_address = query.text(7);
   return info;
@@ -405,7 +389,7 @@ Row insert_row(Connection& connection,
   query.bind(3, info.nar_hash.bytes()).bind(4, static_cast<std::int64_t>(info.nar_size));
   query.bind(5, info.registration_time).bind(6, std::int64_t{info.ultimate ? 1 : 0});
   bind_text(7, info.deriver ? std::string_view(info.deriver->base_name()) : std::string_view());
-  const std::string signatures = join(info.signatures);
+  const std::string signatures = join_words(info.signatures);
   bind_text(8, signatures);
   bind_text(9, info.content_address);
   query.run();
@@ -479,10 +463,10 @@ void update_signatures(Connection& connection,
       throw_invalid_path(path);
     }
     id = query.integer(0);
-    merged = split(query.text(1));
+    merged = split_words(query.text(1));
   }
   merge_signatures(merged, signatures);
-  const auto text = join(merged);
+  const auto text = join_words(merged);
   Query(connection, "update Paths set signatures = ? where id = ?")
       .bind(0, std::string_view(text))
       .bind(1, id)
@@ -510,6 +494,7 @@ void delete_paths(Connection& connection,
   Query remaining(connection,
                   "select key, name from Refs join Paths on Paths.id = Refs.referrer "
                   "where reference = ? limit 1");
+  Query unrealise(connection, "delete from Realisations where path = ?");
   Query remove(connection, "delete from Paths where id = ?");
   for (const auto& row : rows) {
     remaining.bind(0, row.first);
@@ -517,6 +502,7 @@ void delete_paths(Connection& connection,
       throw_referenced(paths[row.second], path_of(remaining.blob(0), remaining.text(1)));
     }
     remaining.reset();
+    unrealise.bind(0, row.first).run();
     remove.bind(0, row.first).run();
   }
 }

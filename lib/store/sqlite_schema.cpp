@@ -55,6 +55,20 @@ alter table Builds add column disk_bytes integer not null default 0;
 alter table Builds add column output_bytes integer not null default 0;
 )";
 
+/// Where outputs came out whose paths do not follow from their derivations.
+constexpr const char* kRealisations = R"(
+create table Realisations (
+  account integer not null,
+  derivation text not null,           -- 64 hexadecimal digits, or base name of the .drv
+  output text not null,
+  self_references integer not null,   -- the form in which they are hashed
+  path integer not null,
+  signatures text not null,           -- separated by blanks
+  primary key (account, derivation, output, self_references)
+) without rowid;
+create index RealisationsByPath on Realisations (path);
+)";
+
 /// What lifts a database from version i to version i + 1. Never edited after a release: changes are
 /// new entries. Accounts', keys' and builds' numbers are never used twice: sessions, logs and bills
 /// keep them. A path's row number is private to this database.
@@ -141,6 +155,7 @@ create table KeySettings (
 )",
     kOpenBuildsAndOutcomes,
     kBuildsByKeyAndTag,
+    kRealisations,
 };
 static_assert(kMigrations.size() == kSqliteSchemaVersion);
 

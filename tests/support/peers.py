@@ -71,14 +71,14 @@ def loose_program(scratch, name):
 class Client:
     """One Nix of one version with a store, a configuration and a home of its own."""
 
-    def __init__(self, scratch, version="2.8.0", name="client", sshd=None, scheme="ssh"):
+    def __init__(self, scratch, version="2.8.0", name="client", sshd=None, scheme="ssh", experimental=""):
         self.version = version
         self.scheme = scheme
         self.nix = prepare(f"nix-{version}")
         self.scratch = Path(scratch)
         self.root = self.scratch / "stores" / name
         self.home = self.scratch / "home" / name
-        self.conf = self.scratch / "conf"
+        self.conf = self.scratch / "conf" / name
         self.sshd = sshd
         for folder in (self.root, self.home, self.conf):
             folder.mkdir(parents=True, exist_ok=True)
@@ -89,7 +89,7 @@ class Client:
             f"sandbox-paths = /bin/sh={busybox}\n"
             "substitute = false\n"
             "substituters =\n"
-            "experimental-features = nix-command flakes\n"
+            f"experimental-features = nix-command flakes {experimental}\n"
             "require-sigs = false\n"
         )
 

@@ -9,6 +9,7 @@
 #include <nixbuild/build/log_feed.hpp>
 #include <nixbuild/build/policy.hpp>
 #include <nixbuild/model/build.hpp>
+#include <nixbuild/model/content_address.hpp>
 #include <nixbuild/model/derivation.hpp>
 #include <nixbuild/model/signature.hpp>
 #include <nixbuild/sandbox/executor.hpp>
@@ -47,6 +48,8 @@ struct BuildRequest {
   model::BuildOptions options;
   std::optional<BuildPolicy> policy{}; ///< absent: that of the builder's settings
   Placement placement{};
+  /// How content-addressed outputs that refer to themselves are named; the asker's Nix must agree.
+  model::SelfReferences self_references = model::SelfReferences::WithOffsets;
 };
 
 /// What the machine of a fixed-output build is given beside its inputs. Source: protocol facts 5.2.
@@ -80,7 +83,7 @@ struct BuildInputs {
   model::StorePaths closure;
   std::optional<model::StorePath> missing; ///< an input that is not valid
   /// Of derivation, platform, and name, NAR hash and references of every path of the closure.
-  /// Absent where an input is missing.
+  /// Absent where an input is missing, and where the result is nobody else's business (impure).
   std::optional<Hash> key;
 };
 
@@ -155,8 +158,9 @@ public:
   [[nodiscard]] BuildRequest request_of(const store::OpenBuild& open) const;
   /// Leases outputs and inputs and computes the key. Blocking.
   [[nodiscard]] std::shared_ptr<BuildInputs> resolve(const BuildRequest& request);
-  /// The result, when all outputs are valid already. Blocking.
-  [[nodiscard]] std::optional<model::BuildResult> find_valid(const BuildRequest& request);
+  /// The result, when all outputs are valid already; the lease of `inputs` gets them. Blocking.
+  [[nodiscard]] std::optional<model::BuildResult> find_valid(const BuildRequest& request,
+                                                             BuildInputs& inputs);
   /// Ends the record of a build that nobody takes up again, as a transient failure. Blocking.
   void give_up(const store::OpenBuild& open, const std::string& why);
 

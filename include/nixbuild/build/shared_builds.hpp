@@ -73,6 +73,8 @@ public:
   void leave_running();
 
   [[nodiscard]] std::size_t running() const;
+  /// What is built is signed with it; absent: with none.
+  [[nodiscard]] const model::SigningKey* signing_key() const noexcept;
 
 private:
   struct State;

@@ -56,6 +56,11 @@ struct Realisation {
   bool operator==(const Realisation&) const = default;
 };
 
+/// What a signature of a realisation is made over, for Nix up to 2.34. `derivation` is the hash
+/// that names the output's derivation. Source: protocol facts 4.9.
+[[nodiscard]] NIXBUILD_API std::string
+realisation_fingerprint(const Hash& derivation, std::string_view output, const StorePath& path);
+
 struct BuildResult {
   BuildStatus status = BuildStatus::MiscFailure;
   std::string error; ///< empty on success

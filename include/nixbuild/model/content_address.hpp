@@ -3,6 +3,7 @@
 #include <nixbuild/base/digest.hpp>
 #include <nixbuild/model/store_path.hpp>
 
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -18,6 +19,11 @@ struct ContentAddress {
 
   auto operator<=>(const ContentAddress&) const = default;
 };
+
+/// How contents that refer to themselves are hashed: each occurrence of the own hash part counts as
+/// 32 zero bytes, and its offset is appended or is not. Nix up to 2.16 and from 2.35 on appends
+/// them, those between do not. Source: protocol facts 4.8, T2.
+enum class SelfReferences : std::uint8_t { Plain, WithOffsets };
 
 /// Errors: `content-address.form`, `hash.*`, `encoding.*`.
 [[nodiscard]] NIXBUILD_API ContentAddress parse_content_address(std::string_view text);

@@ -88,13 +88,15 @@ struct DerivationLimits {
 struct HashModulo {
   /// Output name → hash; for an input-addressed derivation every output has the same one.
   std::map<std::string, Hash> outputs;
-  /// Floating, impure or deferred: there is none.
+  /// Floating, impure or deferred, or behind such an input: no output path follows from the hashes.
+  /// They still name what a realisation is of.
   bool deferred = false;
 };
 
 /// Looks up the modulo hash of an input derivation. Called once per input.
 using InputModulo = std::function<HashModulo(const StorePath& derivation)>;
 
+/// Unmasked for an input of another derivation; masked for output paths and realisations.
 /// `masked` blanks output paths and the variables named like outputs. Error `derivation.outputs`
 /// when an input lacks an output that is used. Source: protocol facts 4.6.
 [[nodiscard]] NIXBUILD_API HashModulo hash_modulo(const StoreDir& dir,
@@ -118,6 +120,10 @@ realisation_hashes(const StoreDir& dir, const BasicDerivation& derivation);
 
 /// What an output may be called: 1 to 211 of the characters of store path names.
 [[nodiscard]] NIXBUILD_API bool valid_output_name(std::string_view output) noexcept;
+
+/// The name of the path without `.drv`; a view into `derivation`. Error `derivation.path` when it
+/// does not end so.
+[[nodiscard]] NIXBUILD_API std::string_view derivation_name(const StorePath& derivation);
 
 /// `drvName` for `out`, else `drvName-output`.
 [[nodiscard]] NIXBUILD_API std::string output_path_name(std::string_view derivation_name,

@@ -20,6 +20,7 @@ struct SessionCaller {
   bool write = true; ///< false: the client has asked for a session that changes nothing
   std::string key;   ///< number of the SSH key; empty: none
   SessionSettings settings = SessionSettings::resolve({}, {});
+  model::SelfReferences self_references = model::SelfReferences::WithOffsets; ///< of its Nix
 
   /// Errors (Denied): `session.read-only`, and `permission.missing` naming the permission. `what`
   /// begins the message: the operation's name.

@@ -2,6 +2,7 @@
 
 #include <nixbuild/base/api.hpp>
 #include <nixbuild/model/build.hpp>
+#include <nixbuild/model/content_address.hpp>
 #include <nixbuild/model/path_info.hpp>
 
 #include <compare>
@@ -97,6 +98,22 @@ struct BuildOutcome {
   std::vector<model::PathInfo> outputs; ///< as they were built: no deriver, no signatures
 };
 
+/// What a realisation is of: an output of a derivation whose path does not follow from it.
+struct RealisationKey {
+  /// 64 hexadecimal digits of the derivation's hash, or the base name of its `.drv`.
+  std::string derivation;
+  std::string output;
+  /// Nix versions that name self references differently do not see each other's realisations.
+  model::SelfReferences self_references = model::SelfReferences::WithOffsets;
+
+  auto operator<=>(const RealisationKey&) const = default;
+};
+
+struct StoredRealisation {
+  RealisationKey key;
+  model::Realisation realisation;
+};
+
 /// Port: who owns which valid paths, and what was built. Synchronous and thread safe; callers on an
 /// event loop move calls to a blocking pool. Every path question is asked for one account; nothing
 /// of another account is visible through it.
@@ -169,6 +186,13 @@ public:
                               std::span<const std::string> signatures) = 0;
   /// Removes names; a path that another valid path refers to is refused (`store.referenced`).
   virtual void remove_paths(AccountId account, std::span<const model::StorePath> paths) = 0;
+  /// Remembers where outputs came out, in one transaction. One that is known already gets the
+  /// signatures, if it is at the same path, and else stays. Error `store.invalid-path` for a path
+  /// that is not valid. A realisation goes when its path goes.
+  virtual void register_realisations(AccountId account,
+                                     std::span<const StoredRealisation> realisations) = 0;
+  virtual std::optional<model::Realisation> realisation(AccountId account,
+                                                        const RealisationKey& key) = 0;
   /// True when some account still has a path with this NAR hash.
   virtual bool nar_hash_in_use(const Hash& nar_hash) = 0;
 

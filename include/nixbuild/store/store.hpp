@@ -1,6 +1,7 @@
 #pragma once
 
 #include <nixbuild/base/clock.hpp>
+#include <nixbuild/model/content_address.hpp>
 #include <nixbuild/model/path_info.hpp>
 #include <nixbuild/nar/event.hpp>
 #include <nixbuild/segment/reader.hpp>
@@ -75,6 +76,13 @@ public:
   [[nodiscard]] model::PathInfo seal_as_source(std::string_view name,
                                                const model::StorePaths& references,
                                                const std::optional<Hash>& digest = {});
+  /// What the scan for `scan_for` has found in the bytes so far, sorted.
+  [[nodiscard]] model::StorePaths found_references() const;
+  /// Ends an import whose name was only a place holder: contents and what the scan has found make
+  /// the path. `address` is what the caller made of the whole archive; among the references is none
+  /// to the place holder. Errors: `nar.truncated`, `store-path.name`, `content-address.references`.
+  [[nodiscard]] model::PathInfo seal_as_made(std::string_view name,
+                                             const model::ContentAddress& address);
 
 private:
   friend class Store;

@@ -1,3 +1,4 @@
+#include "build/content_digest.hpp"
 #include "build/steps.hpp"
 
 #include <nixbuild/base/encoding.hpp>
@@ -22,12 +23,19 @@ std::string nar_of(std::string_view contents, bool executable) {
   return nar;
 }
 
+/// Empty, or why the contents are refused.
 std::string verdict(model::ContentAddressMethod method, const Hash& hash, const std::string& nar) {
-  build::FixedOutputCheck check(model::ContentAddress{method, hash});
-  for (const char c : nar) {
-    check.feed(bytes_of(std::string_view(&c, 1)));
+  const std::string name = "/nix/store/x.drv";
+  try {
+    build::ContentDigest digest({method, hash.algorithm()}, name);
+    for (const char c : nar) {
+      digest.feed(bytes_of(std::string_view(&c, 1)));
+    }
+    build::check_fixed_output(hash, digest.finish(name), name);
+  } catch (const build::BuildFailure& failure) {
+    return failure.message();
   }
-  return check.verdict("/nix/store/x.drv");
+  return {};
 }
 
 model::PathInfo info(const std::string& base_name, const std::vector<std::string>& references) {

@@ -47,7 +47,7 @@ struct Shelf {
   }
 
   server::BuildGraph load(const std::vector<DerivedPath>& wanted) {
-    return server::load_build_graph(store, account, wanted);
+    return server::load_build_graph(store, account, wanted, model::SelfReferences::WithOffsets);
   }
 };
 

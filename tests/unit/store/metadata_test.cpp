@@ -216,6 +216,39 @@ TEST_CASE("metadata: cpu time is what ended builds of one account held since a t
   CHECK(base.db->cpu_time_us(base.b, 1000) == 4 * 1000);
 }
 
+TEST_CASE("metadata: realisations are found by key, belong to an account, and go with their paths",
+          "[store][roundtrip]") {
+  Database base(GENERATE(false, true));
+  const auto info = info_for("made");
+  const auto other = info_for("other");
+  const RealisationKey key{std::string(64, 'a'), "out"};
+  const StoredRealisation made{key, {info.path, {"k:1"}}};
+  CHECK(code_of([&] {
+          base.db->register_realisations(base.a, {&made, 1});
+        }) == "store.invalid-path");
+  put(base, base.a, info);
+  put(base, base.a, other);
+  put(base, base.b, info);
+  base.db->register_realisations(base.a, {&made, 1});
+  CHECK(base.db->realisation(base.a, key) == made.realisation);
+  CHECK_FALSE(base.db->realisation(base.b, key));
+  CHECK_FALSE(base.db->realisation(base.a, {key.derivation, "dev"}));
+  CHECK_FALSE(base.db->realisation(base.a, {key.derivation, "out", model::SelfReferences::Plain}));
+
+  const StoredRealisation again{key, {info.path, {"k:2"}}};
+  base.db->register_realisations(base.a, {&again, 1});
+  CHECK(base.db->realisation(base.a, key)->signatures == std::vector<std::string>{"k:1", "k:2"});
+  const StoredRealisation elsewhere{key, {other.path, {}}};
+  base.db->register_realisations(base.a, {&elsewhere, 1});
+  CHECK(base.db->realisation(base.a, key)->path == info.path);
+
+  base.db->remove_paths(base.a, {&info.path, 1});
+  CHECK_FALSE(base.db->realisation(base.a, key));
+  base.db->register_realisations(base.b, {&made, 1});
+  base.db->remove_account(base.b);
+  CHECK_FALSE(base.db->realisation(base.b, key));
+}
+
 TEST_CASE("metadata: accounts see nothing of each other", "[store]") {
   Database base(GENERATE(false, true));
   const auto x = info_for("x");
@@ -465,7 +498,8 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
   run_sql(path,
           "drop table Builds; drop table OpenBuilds; drop table Outcomes; "
           "drop table OutcomeOutputs; drop table Keys; drop table KeyTags; "
-          "drop table AccountSettings; drop table KeySettings; pragma user_version = 1");
+          "drop table AccountSettings; drop table KeySettings; drop table Realisations; "
+          "pragma user_version = 1");
   {
     const auto db = open_sqlite_metadata(path);
     const auto account = db->ensure_account("a");
@@ -483,7 +517,7 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
       "alter table Builds drop column ssh_key; alter table Builds drop column tags; "
       "alter table Builds drop column disk_bytes; alter table Builds drop column output_bytes; "
       "drop table Keys; drop table KeyTags; drop table AccountSettings; drop table KeySettings; "
-      "pragma user_version = 2");
+      "drop table Realisations; pragma user_version = 2");
   {
     const auto db = open_sqlite_metadata(path);
     const auto account = db->ensure_account("a");
