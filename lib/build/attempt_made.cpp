@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 
 /// Outputs whose paths are made of their contents. Most refer neither to themselves nor to each
@@ -17,7 +18,7 @@ namespace nixbuild::build {
 
 namespace {
 
-const std::string kNoHash(HashRewriter::kLength, '\0');
+constexpr std::array<char, HashRewriter::kLength> kNoHash{};
 
 } // namespace
 
@@ -110,7 +111,7 @@ Attempt::NewNames Attempt::new_names(std::size_t index,
   }
   model::sort_unique(names.references);
   const bool noted = request_.self_references == model::SelfReferences::WithOffsets;
-  names.naming.replace(output_paths_[index].hash_part(), kNoHash, noted);
+  names.naming.replace(output_paths_[index].hash_part(), {kNoHash.data(), kNoHash.size()}, noted);
   return names;
 }
 

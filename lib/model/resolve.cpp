@@ -69,7 +69,9 @@ ResolvedDerivation resolve_derivation(const StoreDir& dir,
                                       const InputPaths& inputs) {
   const auto name = derivation_name(path);
   Derivation resolved;
-  static_cast<BasicDerivation&>(resolved) = derivation;
+  BasicDerivation& basic = resolved; // all there is of it: its inputs are paths
+  const BasicDerivation& given = derivation;
+  basic = given;
   Rewrites rewrites;
   for (const auto& [input, outputs] : derivation.input_derivations) {
     for (const auto& output : outputs) {
@@ -87,7 +89,7 @@ ResolvedDerivation resolve_derivation(const StoreDir& dir,
     }
   }
   auto resolved_path = must_be_resolved(derivation) ? derivation_path(dir, name, resolved) : path;
-  return {std::move(resolved_path), std::move(resolved)};
+  return {std::move(resolved_path), std::move(basic)};
 }
 
 } // namespace nixbuild::model
