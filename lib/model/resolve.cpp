@@ -72,16 +72,23 @@ ResolvedDerivation resolve_derivation(const StoreDir& dir,
   BasicDerivation& basic = resolved; // all there is of it: its inputs are paths
   const BasicDerivation& given = derivation;
   basic = given;
+  // Of inputs whose paths are known before, which is all that others may have, there are no
+  // placeholders: ordinary derivations are not searched for them.
+  const bool searched = derivation_kind(derivation) != OutputKind::InputAddressed;
   Rewrites rewrites;
   for (const auto& [input, outputs] : derivation.input_derivations) {
     for (const auto& output : outputs) {
       const auto& made = path_of(inputs, input, output);
       resolved.input_sources.push_back(made);
-      rewrites.emplace_back(input_placeholder(input, output), dir.print(made));
+      if (searched) {
+        rewrites.emplace_back(input_placeholder(input, output), dir.print(made));
+      }
     }
   }
   sort_unique(resolved.input_sources);
-  rewrite(resolved, rewrites);
+  if (searched) {
+    rewrite(resolved, rewrites);
+  }
   if (derivation_kind(resolved) == OutputKind::Deferred) {
     for (auto& [output, made] : input_addressed_paths(dir, name, resolved, nullptr)) {
       resolved.environment[output] = dir.print(made);
