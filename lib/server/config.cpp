@@ -169,6 +169,14 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
          [](C& c, const N& n) {
            c.max_log_bytes = whole(n, 1, kMostMib) * kMiB;
          }},
+        {"keep-builds-days",
+         [](C& c, const N& n) {
+           c.keep_builds = std::chrono::days(whole(n, 32, 36500));
+         }},
+        {"keep-logs-days",
+         [](C& c, const N& n) {
+           c.keep_logs = std::chrono::days(whole(n, 1, 36500));
+         }},
         {"max-output-mib",
          [](C& c, const N& n) {
            c.max_output_bytes = whole(n, 1, kMostMib) * kMiB;

@@ -1,5 +1,7 @@
+#include "builder_settings.hpp"
 #include "machine_health.hpp"
 #include "quota_desk.hpp"
+#include "retention.hpp"
 
 #include <nixbuild/aio/system_clock.hpp>
 #include <nixbuild/aio/task_group.hpp>
@@ -52,6 +54,7 @@ constexpr std::size_t kBlockingThreads = 8;
 constexpr int kHandoffSeconds = 10;
 constexpr unsigned kSyncSeconds = 5;
 constexpr unsigned kHealthSeconds = 2;
+constexpr std::chrono::hours kForgetting{1};
 constexpr auto kStopPatience = std::chrono::seconds(10);
 
 /// The key that signs what is built here; made at the first start.
@@ -162,44 +165,6 @@ scheduler::SchedulerSettings scheduling() {
   return settings;
 }
 
-/// A file that this host may not have, up to a size that no such file reaches.
-std::string contents_of(const std::string& path) {
-  constexpr std::size_t limit = 8 * kMiB;
-  std::ifstream file(path, std::ios::binary);
-  std::string contents(limit, '\0');
-  file.read(contents.data(), static_cast<std::streamsize>(limit));
-  contents.resize(static_cast<std::size_t>(file.gcount()));
-  return contents;
-}
-
-build::BuildNetwork network_of(const Config& config) {
-  build::BuildNetwork network;
-  network.certificates = contents_of(config.certificates);
-  network.services = contents_of("/etc/services");
-  network.impure_environment = config.impure_env;
-  return network;
-}
-
-build::BuilderSettings builder_settings(const Config& config, const MachineShare& share) {
-  build::BuilderSettings settings;
-  settings.cpus = share.build_cpus;
-  settings.max_cpus = share.cpus;
-  settings.memory_bytes = share.build_memory_bytes;
-  settings.min_memory_bytes = std::min(kGiB, share.build_memory_bytes);
-  settings.max_log_bytes = config.max_log_bytes;
-  settings.max_output_bytes = config.max_output_bytes;
-  settings.build_cores = share.build_cpus;
-  settings.allow_emulation = config.allow_emulation;
-  settings.max_memory_bytes = share.memory_bytes;
-  if (config.network) {
-    settings.network = network_of(config);
-  }
-  if (config.max_build_memory_bytes != 0) {
-    settings.max_memory_bytes = std::min(settings.max_memory_bytes, config.max_build_memory_bytes);
-  }
-  return settings;
-}
-
 AccountDesk::Settings desk_settings(const DaemonSettings& settings) {
   AccountDesk::Settings desk{settings.config.settings,
                              {settings.state_dir + "/keys"},
@@ -296,6 +261,7 @@ struct Daemon::State {
   aio::Task<int> run_session(ReceivedHandoff received);
   SessionCaller caller_of(const Handoff& handoff);
   aio::Task<void> watch_idle();
+  aio::Task<void> forget_what_is_old();
   aio::Task<void> stop_on_signal();
   aio::Task<void> shut_down();
 };
@@ -501,6 +467,23 @@ aio::Task<void> Daemon::State::watch_idle() {
   }
 }
 
+aio::Task<void> Daemon::State::forget_what_is_old() {
+  const Retention retention{settings.config.keep_builds, settings.config.keep_logs};
+  asio::steady_timer timer(io);
+  while (!stopping && retention != Retention{}) {
+    auto forget = [this, &retention] {
+      return forget_old(*db, *logs, retention, clock.wall());
+    };
+    const auto forgotten = co_await pool.run(std::move(forget));
+    if (forgotten.builds + forgotten.logs > 0) {
+      log.info(fmt::format(
+          "forgot {} builds and {} logs that were old", forgotten.builds, forgotten.logs));
+    }
+    timer.expires_after(kForgetting);
+    co_await timer.async_wait(asio::use_awaitable);
+  }
+}
+
 /// Lets what runs end, for as long as the configuration says; what waits is left to the next
 /// daemon.
 aio::Task<void> Daemon::State::stop_on_signal() {
@@ -555,6 +538,7 @@ int Daemon::run() {
   const auto strand = asio::any_io_executor(state.io.get_executor());
   own.spawn("accepting sessions", state.accept_sessions());
   own.spawn("watching for idleness", state.watch_idle());
+  own.spawn("forgetting what is old", state.forget_what_is_old());
   if (state.http) {
     state.http->start();
     state.log.info("HTTP on " + state.http->address());

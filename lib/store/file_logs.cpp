@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <mutex>
 
@@ -84,6 +85,28 @@ public:
 
   bool finished(std::int64_t build) override {
     return ::access(path_of_log(build, ".log.zst").c_str(), F_OK) == 0;
+  }
+
+  /// The archive's time is that of its finish: nothing writes to it afterwards.
+  std::size_t remove_finished_before(WallTime time) override {
+    std::size_t count = 0;
+    for (const auto& folder : fs::directory_iterator(dir_)) {
+      if (!folder.is_directory()) {
+        continue;
+      }
+      for (const auto& log : fs::directory_iterator(folder)) {
+        const auto written = std::chrono::file_clock::to_sys(log.last_write_time());
+        if (log.path().native().ends_with(".log.zst") && written < time) {
+          unlink_quietly(log.path());
+          ++count;
+        }
+      }
+      // A build that begins its log makes the folder first, under this lock.
+      const std::lock_guard lock(mutex_);
+      std::error_code not_empty;
+      fs::remove(folder, not_empty);
+    }
+    return count;
   }
 
 private:

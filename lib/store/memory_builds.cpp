@@ -108,6 +108,21 @@ MemoryBuilds::find_outcome(AccountId account, const Hash& key, bool of_others) c
   return newest == nullptr ? std::nullopt : std::optional(*newest);
 }
 
+std::size_t MemoryBuilds::remove(std::int64_t before_us, std::size_t limit) {
+  std::size_t count = 0;
+  for (auto at = records_.begin(); at != records_.end() && count < limit;) {
+    const auto& record = at->second;
+    if (!record.status || record.stopped_us >= before_us || open_.contains(at->first)) {
+      ++at;
+      continue;
+    }
+    std::erase_if(outcomes_, [&](const auto& entry) { return entry.second.build == at->first; });
+    at = records_.erase(at);
+    ++count;
+  }
+  return count;
+}
+
 void MemoryBuilds::remove_account(AccountId account) {
   std::erase_if(open_, [&](const auto& entry) { return entry.second.record.account == account; });
   std::erase_if(outcomes_, [&](const auto& entry) { return entry.second.account == account; });

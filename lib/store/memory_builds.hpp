@@ -30,6 +30,7 @@ public:
   [[nodiscard]] std::optional<BuildOutcome>
   find_outcome(AccountId account, const Hash& key, bool of_others) const;
 
+  std::size_t remove(std::int64_t before_us, std::size_t limit);
   void remove_account(AccountId account);
 
 private:

@@ -3,6 +3,7 @@
 #include <nixbuild/store/memory.hpp>
 
 #include <algorithm>
+#include <chrono>
 #include <map>
 #include <mutex>
 
@@ -23,7 +24,9 @@ public:
 
   void finish(std::int64_t build) override {
     const std::lock_guard lock(mutex_);
-    logs_[build].finished = true;
+    auto& log = logs_[build];
+    log.finished = true;
+    log.end = std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now());
   }
 
   std::optional<std::string>
@@ -50,10 +53,17 @@ public:
     return found != logs_.end() && found->second.finished;
   }
 
+  std::size_t remove_finished_before(WallTime time) override {
+    const std::lock_guard lock(mutex_);
+    return std::erase_if(
+        logs_, [&](const auto& entry) { return entry.second.finished && entry.second.end < time; });
+  }
+
 private:
   struct Log {
     std::string text;
     bool finished = false;
+    WallTime end{};
   };
 
   std::mutex mutex_;

@@ -347,6 +347,11 @@ public:
     return builds_.newest(account, limit);
   }
 
+  std::size_t remove_builds(std::int64_t before_us, std::size_t limit) override {
+    const std::lock_guard lock(mutex_);
+    return builds_.remove(before_us, limit);
+  }
+
   std::uint64_t cpu_time_us(AccountId account, std::int64_t since_us) override {
     const std::lock_guard lock(mutex_);
     return builds_.cpu_time_us(account, since_us);

@@ -337,6 +337,29 @@ select_outcome(Connection& connection, AccountId account, const Hash& key, bool 
   return found;
 }
 
+std::size_t
+delete_builds_before(Connection& connection, std::int64_t before_us, std::size_t limit) {
+  std::vector<std::int64_t> old;
+  {
+    Query query(connection,
+                "select id from Builds where stopped_us < ? and status is not null "
+                "and id not in (select build from OpenBuilds) order by stopped_us limit ?");
+    query.bind(0, before_us).bind(1, static_cast<std::int64_t>(limit));
+    while (query.step()) {
+      old.push_back(query.integer(0));
+    }
+  }
+  for (const auto id : old) {
+    Query(connection,
+          "delete from OutcomeOutputs where outcome in (select id from Outcomes where build = ?)")
+        .bind(0, id)
+        .run();
+    Query(connection, "delete from Outcomes where build = ?").bind(0, id).run();
+    Query(connection, "delete from Builds where id = ?").bind(0, id).run();
+  }
+  return old.size();
+}
+
 void delete_builds_of(Connection& connection, AccountId account) {
   Query(connection,
         "delete from OutcomeOutputs where outcome in (select id from Outcomes where account = ?)")

@@ -38,5 +38,6 @@ insert_open_build(Connection& connection, const BuildRecord& record, std::string
 select_outcome(Connection& connection, AccountId account, const Hash& key, bool of_others);
 
 void delete_builds_of(Connection& connection, AccountId account);
+std::size_t delete_builds_before(Connection& connection, std::int64_t before_us, std::size_t limit);
 
 } // namespace nixbuild::store

@@ -337,6 +337,14 @@ public:
         [&](Connection& connection) { return select_builds(connection, account, limit); });
   }
 
+  std::size_t remove_builds(std::int64_t before_us, std::size_t limit) override {
+    std::size_t count = 0;
+    writer_.write([&](Connection& connection) {
+      count = delete_builds_before(connection, before_us, limit);
+    });
+    return count;
+  }
+
   std::uint64_t cpu_time_us(AccountId account, std::int64_t since_us) override {
     return readers_.read(
         [&](Connection& connection) { return select_cpu_time(connection, account, since_us); });

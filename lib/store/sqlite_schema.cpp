@@ -69,6 +69,12 @@ create table Realisations (
 create index RealisationsByPath on Realisations (path);
 )";
 
+/// To forget what is old.
+constexpr const char* kBuildsByAge = R"(
+create index BuildsByEnd on Builds (stopped_us);
+create index OutcomesByBuild on Outcomes (build);
+)";
+
 /// What lifts a database from version i to version i + 1. Never edited after a release: changes are
 /// new entries. Accounts', keys' and builds' numbers are never used twice: sessions, logs and bills
 /// keep them. A path's row number is private to this database.
@@ -156,6 +162,7 @@ create table KeySettings (
     kOpenBuildsAndOutcomes,
     kBuildsByKeyAndTag,
     kRealisations,
+    kBuildsByAge,
 };
 static_assert(kMigrations.size() == kSqliteSchemaVersion);
 

@@ -22,6 +22,10 @@ struct Config {
   std::uint64_t build_memory_bytes = 0; ///< memory of one build; 0: a fair part, 1 to 4 GiB
   std::uint64_t max_log_bytes = 256 * kMiB;
   std::uint64_t max_output_bytes = 64 * kGiB;
+  /// How long builds are known after their end (usage, `builds`, results to use again), and how
+  /// long their logs are; 0: for ever.
+  std::chrono::days keep_builds{0};
+  std::chrono::days keep_logs{0};
   std::set<std::string> platforms; ///< empty: what the machine runs
   std::set<std::string> features = {"benchmark", "big-parallel"};
   /// Memory that a build's machine may grow to after it ran out; 0: as much as `memory_bytes`.

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <nixbuild/base/bytes.hpp>
+#include <nixbuild/base/clock.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -24,6 +25,8 @@ public:
   /// Bytes of a log that is not finished; 0 when there is none.
   [[nodiscard]] virtual std::uint64_t size(std::int64_t build) = 0;
   [[nodiscard]] virtual bool finished(std::int64_t build) = 0;
+  /// Removes the logs that were finished before `time`; returns how many. Looks at every log.
+  virtual std::size_t remove_finished_before(WallTime time) = 0;
 };
 
 } // namespace nixbuild::store

@@ -204,6 +204,9 @@ public:
   /// Microseconds for which builds of the account that ended since `since_us` have had a cpu: cpus
   /// times duration, whoever's fault the end was. Results that were only reused cost nothing.
   virtual std::uint64_t cpu_time_us(AccountId account, std::int64_t since_us) = 0;
+  /// Forgets builds of all accounts that ended before `before_us`, at most `limit`, and what later
+  /// askers of their keys would have been given; their outputs stay. Returns how many they were.
+  virtual std::size_t remove_builds(std::int64_t before_us, std::size_t limit) = 0;
 
   /// Adds a build and remembers it as open, in one transaction. Returns its number.
   virtual std::int64_t open_build(const BuildRecord& record, std::string_view request) = 0;

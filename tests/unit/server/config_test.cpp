@@ -37,6 +37,8 @@ build-cpus = 2
 build-memory-mib = 512
 max-log-mib = 3
 max-output-mib = 5
+keep-builds-days = 400
+keep-logs-days = 7
 max-build-memory-mib = 2048
 platforms = ["x86_64-linux"]
 features = ["kvm"]
@@ -70,6 +72,8 @@ dir = "/gnu/store"
   CHECK(config.max_log_bytes == 3 * kMiB);
   CHECK(config.max_output_bytes == 5 * kMiB);
   CHECK(config.max_build_memory_bytes == 2 * kGiB);
+  CHECK(config.keep_builds == std::chrono::days(400));
+  CHECK(config.keep_logs == std::chrono::days(7));
   CHECK(config.platforms == std::set<std::string>{"x86_64-linux"});
   CHECK(config.features == std::set<std::string>{"kvm"});
   CHECK(config.accelerator == "tcg");
@@ -104,6 +108,8 @@ TEST_CASE("config: mistakes are told with file and line", "[server][reject]") {
   CHECK(error_of("[builds]\ncpus = -1\n").code() == "config.value");
   const auto choice = error_of("[sandbox]\naccelerator = \"xen\"\n");
   CHECK(choice.code() == "config.value");
+  // Quotas count a whole month.
+  CHECK(error_of("[builds]\nkeep-builds-days = 31\n").code() == "config.value");
   CHECK(choice.message().find("one of auto, kvm, tcg") != std::string::npos);
   for (const char* block : {"10.0.0.1/8", "example.org", "::1", ""}) {
     const auto wrong = error_of(std::string("[sandbox]\nnetwork-allow = [\"") + block + "\"]\n");

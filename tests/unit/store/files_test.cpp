@@ -188,6 +188,28 @@ TEST_CASE("sqlite: a full disk is reported and leaves nothing", "[store][fault]"
   CHECK(db->all_paths(account).size() == registered - 1);
 }
 
+TEST_CASE("logs: finished ones go when they are old", "[store]") {
+  const bool files = GENERATE(false, true);
+  const TemporaryDir dir;
+  auto logs = files ? open_file_logs(dir.path()) : make_memory_logs();
+  for (const std::int64_t build : {1, 2, 5000}) {
+    logs->append(build, bytes_of("text"));
+  }
+  logs->finish(2);
+  logs->finish(5000);
+  const auto now = std::chrono::floor<std::chrono::seconds>(std::chrono::system_clock::now());
+  CHECK(logs->remove_finished_before(now - std::chrono::hours(1)) == 0);
+  CHECK(logs->read(2, 0, 10) == "text");
+  CHECK(logs->remove_finished_before(now + std::chrono::hours(1)) == 2);
+  CHECK_FALSE(logs->read(2, 0, 10));
+  CHECK_FALSE(logs->finished(5000));
+  logs->append(1, bytes_of(" and more"));
+  CHECK(logs->read(1, 0, 20) == "text and more");
+  // Its folder went away with the only log in it.
+  logs->append(5001, bytes_of("new"));
+  CHECK(logs->read(5001, 0, 10) == "new");
+}
+
 TEST_CASE("logs: grow, are read at any offset, and stay when finished", "[store][roundtrip]") {
   const TemporaryDir dir;
   const bool files = GENERATE(false, true);

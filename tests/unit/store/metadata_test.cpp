@@ -216,6 +216,49 @@ TEST_CASE("metadata: cpu time is what ended builds of one account held since a t
   CHECK(base.db->cpu_time_us(base.b, 1000) == 4 * 1000);
 }
 
+TEST_CASE("metadata: old builds are forgotten, in steps, with what they are reused by",
+          "[store][roundtrip]") {
+  Database base(GENERATE(false, true));
+  const auto key = [](char c) {
+    return hash_of(HashAlgorithm::Sha256, bytes_of(std::string_view(&c, 1)));
+  };
+  const auto ended = [&](AccountId account, std::int64_t stop, char c) {
+    BuildRecord record;
+    record.account = account;
+    record.derivation = "x.drv";
+    record.id = base.db->open_build(record, "request");
+    record.status = model::BuildStatus::Built;
+    record.stopped_us = stop;
+    BuildOutcome outcome;
+    outcome.key = key(c);
+    outcome.account = account;
+    outcome.build = record.id;
+    outcome.outputs.push_back(info_for("made"));
+    CHECK(base.db->end_build(record, {}, &outcome));
+    return record.id;
+  };
+  BuildRecord running;
+  running.account = base.a;
+  running.derivation = "running.drv";
+  running.id = base.db->open_build(running, "request");
+  const auto first = ended(base.a, 100, 'a');
+  const auto second = ended(base.b, 200, 'b');
+  const auto third = ended(base.a, 300, 'c');
+  CHECK(base.db->remove_builds(100, 10) == 0);
+  CHECK(base.db->remove_builds(300, 1) == 1);
+  CHECK_FALSE(base.db->build(base.a, first));
+  CHECK_FALSE(base.db->find_outcome(base.a, key('a'), false));
+  CHECK(base.db->find_outcome(base.b, key('b'), false));
+  CHECK(base.db->remove_builds(300, 10) == 1);
+  CHECK_FALSE(base.db->build(base.b, second));
+  CHECK_FALSE(base.db->find_outcome(base.b, key('b'), false));
+  CHECK(base.db->remove_builds(300, 10) == 0);
+  CHECK(base.db->build(base.a, third));
+  CHECK(base.db->find_outcome(base.a, key('c'), false)->outputs.size() == 1);
+  CHECK(base.db->build(base.a, running.id));
+  CHECK(base.db->open_builds().size() == 1);
+}
+
 TEST_CASE("metadata: realisations are found by key, belong to an account, and go with their paths",
           "[store][roundtrip]") {
   Database base(GENERATE(false, true));
@@ -511,6 +554,7 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
   // As version 2 had it: builds, and no keys and settings yet.
   run_sql(
       path,
+      "drop index BuildsByEnd; "
       "drop table OpenBuilds; drop table Outcomes; drop table OutcomeOutputs; "
       "alter table Builds drop column attempt; alter table Builds drop column build_key; "
       "alter table Builds drop column reused; alter table Builds drop column of_another; "
