@@ -147,14 +147,17 @@ aio::Task<model::BuildResult> Attempt::run(const std::function<void(std::int64_t
   try {
     name_outputs();
     co_await resolve_inputs();
-    if (co_await outputs_valid()) {
+    const bool valid = co_await outputs_valid();
+    if (valid && !request_.check) {
       feed_->close();
       co_return success(model::BuildStatus::AlreadyValid);
     }
-    record_.key = inputs_->key;
+    record_.key = request_.check ? std::nullopt : inputs_->key;
     co_await open_record();
     on_number(record_.id);
+    expect_valid(valid);
     check_inputs();
+    // Without a key nothing is found.
     if (!co_await reuse(result)) {
       result = co_await build();
     }
@@ -175,10 +178,11 @@ aio::Task<model::BuildResult> Attempt::resume(store::OpenBuild open,
     co_await resolve_inputs();
     const bool valid = co_await outputs_valid();
     const bool adopted = co_await adopt(open);
-    if (valid) {
+    if (valid && !request_.check) {
       // Registered just before the daemon's end, which left only the machine.
       result = success(model::BuildStatus::AlreadyValid);
     } else {
+      expect_valid(valid);
       check_inputs();
       if (!adopted && !wanted()) {
         throw BuildFailure(model::BuildStatus::TransientFailure,

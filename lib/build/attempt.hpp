@@ -44,6 +44,7 @@ private:
   aio::Task<bool> outputs_valid();
   aio::Task<void> resolve_inputs();
   void check_inputs();
+  void expect_valid(bool valid) const;
   aio::Task<void> open_record();
 
   aio::Task<bool> reuse(model::BuildResult& result);
@@ -75,6 +76,8 @@ private:
   [[nodiscard]] std::string disk_note(const sandbox::GuestExit& exit) const;
   void judge_outputs(const sandbox::GuestExit& exit) const;
   aio::Task<void> collect();
+  aio::Task<void> compare_outputs();
+  aio::Task<bool> compare_output(std::size_t index);
   [[nodiscard]] store::ImportRequest output_import(std::size_t index) const;
   aio::Task<void> read_output(std::size_t index, const std::function<void(ByteView)>& take);
   aio::Task<model::PathInfo> collect_output(std::size_t index);

@@ -162,7 +162,11 @@ aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
     repeatable_ = exit_.code != 0 && !out_of_memory && !out_of_disk &&
                   exit_.end != sandbox::GuestEnd::SetupFailed && !has_network(kind_);
     judge(exit_);
-    co_await collect();
+    if (request_.check) {
+      co_await compare_outputs();
+    } else {
+      co_await collect();
+    }
     repeatable_ = true;
     co_return Round::Done;
   } catch (const Error& error) {

@@ -241,7 +241,9 @@ aio::Task<Attachment> SharedBuilds::ask(BuildRequest request) {
   auto work = [&state, &request, &valid] {
     // Leased before they are looked at, so that what is found valid stays so.
     auto inputs = state->builder.resolve(request);
-    valid = state->builder.find_valid(request, *inputs);
+    if (!request.check) {
+      valid = state->builder.find_valid(request, *inputs);
+    }
     return inputs;
   };
   auto inputs = co_await state->builder.parts().pool.run(std::move(work));
@@ -249,7 +251,8 @@ aio::Task<Attachment> SharedBuilds::ask(BuildRequest request) {
   const auto& policy = state->builder.policy_of(request);
   const std::lock_guard lock(state->mutex);
   std::optional<Hash> key;
-  if (inputs->key) {
+  // Nobody joins a check: its end says nothing about the outputs.
+  if (inputs->key && !request.check) {
     key = share_key(*inputs->key, request);
   }
   attachment.build_ = key ? state->find(*key) : nullptr;
@@ -327,7 +330,7 @@ std::vector<std::string> SharedBuilds::take_up() {
     build->number.store(open.record.id);
     build->feed = std::make_shared<LogFeed>(builder.parts().logs.size(open.record.id));
     build->add_choice(*request->policy);
-    if (inputs->key) {
+    if (inputs->key && !request->check) {
       build->key = share_key(*inputs->key, *request);
       build->listed = true;
     }

@@ -17,14 +17,17 @@ namespace {
 
 class Loader {
 public:
-  Loader(store::Store& store, store::AccountId account, model::SelfReferences self_references)
-      : store_(store), account_(account), self_references_(self_references),
+  Loader(store::Store& store,
+         store::AccountId account,
+         model::SelfReferences self_references,
+         bool check)
+      : store_(store), account_(account), self_references_(self_references), check_(check),
         hashes_(store, account) {}
 
   BuildGraph load(std::span<const protocol::DerivedPath> wanted) {
     for (const auto& target : wanted) {
       if (target.wants != protocol::DerivedPath::Wants::Path) {
-        todo_.push_back({target.path, {target.outputs.begin(), target.outputs.end()}});
+        todo_.push_back({target.path, {target.outputs.begin(), target.outputs.end()}, check_});
       } else if (is_valid(store_, account_, target.path)) {
         graph_.leaves.insert(target.path);
       } else {
@@ -44,6 +47,7 @@ private:
   struct Wish {
     model::StorePath path;
     std::set<std::string> outputs; ///< empty: all
+    bool check = false;            ///< wanted itself, and to be compared
   };
 
   void look_at(const Wish& wish) {
@@ -62,6 +66,7 @@ private:
                               .derivation = store::load_derivation(store_, account_, wish.path),
                               .wanted = {},
                               .valid = true,
+                              .check = false,
                               .outputs = {},
                               .names = {},
                               .inputs = {},
@@ -72,12 +77,13 @@ private:
     auto& node = graph_.nodes[place->second];
     add_outputs(node, wish.outputs);
     // More of a derivation that was found valid may be wanted now.
-    if (node.valid && !all_valid(node)) {
+    node.check = node.check || wish.check;
+    if (node.valid && (node.check || !all_valid(node))) {
       node.valid = false;
       name_outputs(node);
       note_missing_sources(node.derivation);
       for (const auto& [input, outputs] : node.derivation.input_derivations) {
-        todo_.push_back({input, outputs});
+        todo_.push_back({input, outputs, false});
       }
     }
   }
@@ -199,6 +205,7 @@ private:
   store::Store& store_;
   store::AccountId account_;
   model::SelfReferences self_references_;
+  bool check_;
   DerivationHashes hashes_;
   BuildGraph graph_;
   std::vector<Wish> todo_;
@@ -209,8 +216,9 @@ private:
 BuildGraph load_build_graph(store::Store& store,
                             store::AccountId account,
                             std::span<const protocol::DerivedPath> wanted,
-                            model::SelfReferences self_references) {
-  return Loader(store, account, self_references).load(wanted);
+                            model::SelfReferences self_references,
+                            bool check) {
+  return Loader(store, account, self_references, check).load(wanted);
 }
 
 } // namespace nixbuild::server

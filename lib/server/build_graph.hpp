@@ -22,6 +22,7 @@ struct BuildGraph {
     model::Derivation derivation;
     std::set<std::string> wanted; ///< outputs that a target or a dependant needs
     bool valid = false; ///< all of `wanted` are valid: nothing to do, inputs not looked at
+    bool check = false; ///< a target that is built again and compared; never `valid`
     /// Where the outputs are, those that are known before anything is built.
     std::map<std::string, std::optional<model::StorePath>> outputs;
     /// What names the realisations of its outputs, where those are how they are found.
@@ -41,12 +42,14 @@ struct BuildGraph {
 inline constexpr std::size_t kGraphLimit = 250'000;
 
 /// Reads the graph. Blocking; time and memory grow with the derivations that are not built yet.
-/// `self_references` says whose realisations count. A derivation that is not valid stands in
+/// `self_references` says whose realisations count; with `check` targets are to be compared. A
+/// derivation that is not valid stands in
 /// `missing`. Errors: `build.graph-limit`, `build.cycle`, `build.output` (a derivation has no
 /// output of that name), `derivation.*`.
 [[nodiscard]] BuildGraph load_build_graph(store::Store& store,
                                           store::AccountId account,
                                           std::span<const protocol::DerivedPath> wanted,
-                                          model::SelfReferences self_references);
+                                          model::SelfReferences self_references,
+                                          bool check = false);
 
 } // namespace nixbuild::server

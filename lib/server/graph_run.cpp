@@ -135,6 +135,7 @@ build::BuildRequest GraphRun::request_for(std::size_t index) const {
   auto resolved = model::resolve_derivation(parts.store.dir(), node.path, node.derivation, inputs);
   auto request = caller.order(resolved.path, std::move(resolved.derivation), order.options);
   request.placement.builds_behind = node.height;
+  request.check = node.check;
   return request;
 }
 
@@ -269,8 +270,9 @@ aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
                                                    GraphOrder order,
                                                    std::shared_ptr<HangUpWatch> client) {
   const auto strand = co_await asio::this_coro::executor;
-  auto load = [&parts, &caller, &targets] {
-    return load_build_graph(parts.store, caller.account, targets, caller.self_references);
+  auto load = [&parts, &caller, &targets, &order] {
+    return load_build_graph(
+        parts.store, caller.account, targets, caller.self_references, order.check);
   };
   auto graph = co_await parts.pool.run(std::move(load));
   lease_graph(graph, lease);

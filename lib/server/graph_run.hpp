@@ -18,6 +18,7 @@ public:
 
 struct GraphOrder {
   model::BuildOptions options;
+  bool check = false;      ///< targets that are valid are built again and compared
   bool keep_going = false; ///< after a failure, go on with what does not need the failed one
   /// Makes the listener of one derivation's build.
   std::function<std::unique_ptr<BuildListener>(const model::StorePath&)> listen;

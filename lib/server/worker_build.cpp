@@ -39,21 +39,18 @@ std::string failure_text(const model::StoreDir& dir, const TargetResult& failed)
 
 } // namespace
 
-void WorkerState::expect_normal(worker::BuildMode mode) const {
+/// Whether valid outputs are built again and compared.
+bool WorkerState::is_check(worker::BuildMode mode) {
   if (mode == worker::BuildMode::Repair) {
     throw Error(Reaction::Unsupported, "worker.repair", "repairing paths is not offered");
   }
-  if (mode == worker::BuildMode::Check) {
-    throw Error(Reaction::Unsupported,
-                "worker.check",
-                "building again to compare (--check, --rebuild) is not offered yet");
-  }
+  return mode == worker::BuildMode::Check;
 }
 
 aio::Task<std::vector<TargetResult>> WorkerState::build(std::vector<protocol::DerivedPath> targets,
                                                         worker::BuildMode mode) {
-  expect_normal(mode);
   GraphOrder order;
+  order.check = is_check(mode);
   order.options = options_;
   order.keep_going = keep_going_;
   order.listen = [this](const model::StorePath& derivation) {
@@ -97,7 +94,7 @@ aio::Task<void> WorkerState::perform(worker::BuildPathsWithResults& request) {
 }
 
 aio::Task<void> WorkerState::perform(worker::BuildDerivation& request) {
-  expect_normal(request.mode);
+  const bool check = is_check(request.mode);
   lease_.add(request.derivation.input_sources);
   for (const auto& [name, output] : request.derivation.outputs) {
     if (output.path) {
@@ -107,6 +104,7 @@ aio::Task<void> WorkerState::perform(worker::BuildDerivation& request) {
   worker::BuildReply reply;
   reply.keys = model::realisation_hashes(parts_.store.dir(), request.derivation);
   auto wanted = caller_.order(request.path, std::move(request.derivation), options_);
+  wanted.check = check;
   auto attachment = co_await parts_.builds.ask(std::move(wanted));
   const HangUpWatch client(co_await asio::this_coro::executor, in_, out_->shared_stream());
   ActivityLog log(out_, peer_, last_activity_, parts_.store.dir().print(request.path));

@@ -83,7 +83,7 @@ private:
   aio::Task<void> perform(protocol::worker::EnsurePath& request);
   aio::Task<std::vector<TargetResult>> build(std::vector<protocol::DerivedPath> targets,
                                              protocol::worker::BuildMode mode);
-  void expect_normal(protocol::worker::BuildMode mode) const;
+  static bool is_check(protocol::worker::BuildMode mode);
 
   // worker_upkeep.cpp
   aio::Task<void> perform(protocol::worker::AddTempRoot& request);

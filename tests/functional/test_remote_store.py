@@ -243,6 +243,27 @@ def test_unknown_path(client):
     assert done.returncode != 0
 
 
+def test_rebuild_compares(client, server, small):
+    """`--rebuild` builds what is valid again; what differs is told file by file."""
+    tag = unique(client, "again")
+    nix_build(client, "-f", *small.arguments(tag))
+    same = nix_build(client, "-f", *small.arguments(tag), "--rebuild")
+    assert f"log-line-for-{tag}" in same.stderr
+    assert "built again: every output is the same" in same.stderr
+    tag = unique(client, "never-the-same")
+    body = "mkdir $out; echo same > $out/same; cat /proc/sys/kernel/random/uuid > $out/id"
+    nix_build(client, "-f", *small.arguments(tag, body=body))
+    path = output_of(client, small, tag, body=body)
+    kept = client.run("nix", "store", "cat", "--store", client.remote, f"{path}/id").stdout
+    other = nix_build(client, "-f", *small.arguments(tag, body=body), "--rebuild", check=False)
+    assert other.returncode != 0
+    assert "may not be deterministic" in other.stderr
+    assert f"{path} differs: id: differs from byte" in other.stderr
+    assert client.run("nix", "store", "cat", "--store", client.remote, f"{path}/id").stdout == kept
+    unbuilt = nix_build(client, "-f", *small.arguments(unique(client, "never-built")), "--rebuild", check=False)
+    assert "are not valid, so checking is not possible" in unbuilt.stderr
+
+
 def test_interrupt_ends_the_build(client, server, small):
     tag = unique(client, "interrupt")
     where = ["--store", client.remote, "--eval-store", "auto"]

@@ -50,6 +50,9 @@ struct BuildRequest {
   Placement placement{};
   /// How content-addressed outputs that refer to themselves are named; the asker's Nix must agree.
   model::SelfReferences self_references = model::SelfReferences::WithOffsets;
+  /// Build it although its outputs are valid, keep nothing, and compare: what differs is told in
+  /// the log, and the build fails as NotDeterministic. Outputs that are not valid are an error.
+  bool check = false;
 };
 
 /// What the machine of a fixed-output build is given beside its inputs. Source: protocol facts 5.2.

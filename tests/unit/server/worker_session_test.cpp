@@ -33,7 +33,7 @@ TEST_CASE("worker session: what is not offered is refused in the protocol, and t
       {worker::AddIndirectRoot{"/tmp/link"}, "links as roots"},
       {worker::AddPermRoot{drv, "/tmp/link"}, "links as roots"},
       {worker::BuildPaths{{all_of(drv)}, worker::BuildMode::Repair}, "repairing"},
-      {worker::BuildPaths{{all_of(drv)}, worker::BuildMode::Check}, "--rebuild"},
+      {worker::BuildPaths{{all_of(drv)}, worker::BuildMode::Check}, "does not exist in the store"},
       {worker::BuildPaths{{all_of(drv)}}, "does not exist in the store"},
       {worker::EnsurePath{drv}, "cannot be created"},
       {worker::NarFromPath{drv}, "is not valid"},
