@@ -135,7 +135,8 @@ scheduler::BuildRequest Attempt::queue_request() const {
   wanted.key = placement.key;
   wanted.tags = placement.tags;
   wanted.name = package_of(request_.derivation_path);
-  wanted.platform = request_.derivation.platform;
+  wanted.platform = model::is_builtin(request_.derivation) ? scheduler::kEveryPlatform
+                                                           : request_.derivation.platform;
   wanted.features = options_.required_features;
   wanted.priority = placement.priority;
   wanted.builds_behind = placement.builds_behind;
@@ -262,6 +263,9 @@ void Attempt::furnish(sandbox::GuestJob& job) {
       .build_cores = std::max(settings_.build_cores, record_.cpus),
       .impure = settings_.network ? &settings_.network->impure_environment : nullptr};
   fill_environment(job, request_, options_, surroundings, rewrites);
+  if (model::is_builtin(request_.derivation)) {
+    set_up_builtin(job, job.network ? &*settings_.network : nullptr);
+  }
   const auto graphs =
       export_references(store, request_.account, options_, inputs_->closure, drv_text_);
   if (options_.structured) {

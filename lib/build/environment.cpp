@@ -117,4 +117,25 @@ void fill_environment(sandbox::GuestJob& job,
   }
 }
 
+void set_up_builtin(sandbox::GuestJob& job, const BuildNetwork* network) {
+  job.arguments.clear();
+  if (network == nullptr) {
+    return;
+  }
+  job.arguments = {"network=1", "certificates=/etc/ssl/certs/ca-certificates.crt"};
+  for (const char* name : {"http_proxy", "https_proxy", "all_proxy", "no_proxy"}) {
+    const auto found = network->impure_environment.find(name);
+    if (found != network->impure_environment.end()) {
+      job.arguments.push_back(fmt::format("{}={}", name, found->second));
+    }
+  }
+  if (!network->netrc.empty()) {
+    sandbox::GuestFile file;
+    file.name = ".netrc";
+    file.contents = network->netrc;
+    job.arguments.push_back(fmt::format("netrc={}/{}", job.build_dir, file.name));
+    job.files.push_back(std::move(file));
+  }
+}
+
 } // namespace nixbuild::build

@@ -42,6 +42,10 @@ void fill_environment(sandbox::GuestJob& job,
                       const Surroundings& surroundings,
                       const Rewrites& rewrites);
 
+/// The arguments of nixbuild-builtin, in place of the derivation's: what the server's settings say.
+/// `network` is null for a build that has none.
+void set_up_builtin(sandbox::GuestJob& job, const BuildNetwork* network);
+
 /// A path of an exported references graph.
 struct GraphPath {
   model::PathInfo info;

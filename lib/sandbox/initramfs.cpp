@@ -82,6 +82,9 @@ Bytes build_initramfs(const InitramfsInputs& inputs) {
       {"run", folder},
       {"sys", folder},
   };
+  if (!inputs.builtin.empty()) {
+    files["bin/nixbuild-builtin"] = {inputs.builtin, S_IFREG | 0555};
+  }
   std::string order;
   for (const auto& module : inputs.modules) {
     if (!nar::valid_name(module.file) || module.file.find('\n') != std::string::npos ||

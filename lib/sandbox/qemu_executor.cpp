@@ -114,7 +114,7 @@ void spawn_runner(const fs::path& program, const fs::path& directory, int socket
   }
 }
 
-Bytes make_initramfs(const QemuExecutorSettings& settings, const ImportedKernel& kernel) {
+InitramfsInputs read_programs(const QemuExecutorSettings& settings, const ImportedKernel& kernel) {
   const auto read = [](const fs::path& path) {
     return read_file(path.c_str(), kMaxProgram, "sandbox.spawn");
   };
@@ -124,7 +124,7 @@ Bytes make_initramfs(const QemuExecutorSettings& settings, const ImportedKernel&
   for (const auto& module : kernel.modules) {
     inputs.modules.push_back({module.name + ".ko", read(module.file)});
   }
-  return build_initramfs(inputs);
+  return inputs;
 }
 
 /// The initramfs beside its kernel, under the name of its contents.
@@ -169,9 +169,13 @@ public:
     accelerator_ = choose_accelerator(settings_.accelerator).accelerator;
     const auto kernel = find_or_import_kernel(settings_.kernel_cache, settings_.kernel);
     kernel_ = open_read_only(kernel.image, "sandbox.kernel-cache");
-    initramfs_ =
-        open_read_only(cache_initramfs(kernel.directory, make_initramfs(settings_, kernel)),
-                       "sandbox.kernel-cache");
+    auto programs = read_programs(settings_, kernel);
+    initramfs_ = cached(kernel, programs);
+    builtin_initramfs_ = initramfs_.duplicate();
+    if (!settings_.builtin.empty()) {
+      programs.builtin = read_file(settings_.builtin.c_str(), kMaxProgram, "sandbox.spawn");
+      builtin_initramfs_ = cached(kernel, programs);
+    }
   }
 
   [[nodiscard]] std::string accelerator() const override {
@@ -197,8 +201,11 @@ public:
     auto execution = std::make_unique<QemuExecution>(
         executor_, std::move(mine), directory, plan.job.outputs.size());
     auto start = describe(plan);
+    // That program is large, and most machines need none of it.
+    const bool builtin = plan.job.builder.starts_with("builtin:");
+    auto initramfs = (builtin ? builtin_initramfs_ : initramfs_).duplicate();
     co_await execution->begin(
-        std::move(start), kernel_.duplicate(), initramfs_.duplicate(), std::move(plan.disk));
+        std::move(start), kernel_.duplicate(), std::move(initramfs), std::move(plan.disk));
     co_return execution;
   }
 
@@ -233,6 +240,11 @@ public:
   }
 
 private:
+  static UniqueFd cached(const ImportedKernel& kernel, const InitramfsInputs& inputs) {
+    return open_read_only(cache_initramfs(kernel.directory, build_initramfs(inputs)),
+                          "sandbox.kernel-cache");
+  }
+
   static void make_folder(const fs::path& path) {
     std::error_code error;
     fs::create_directories(path, error);
@@ -272,6 +284,7 @@ private:
   Accelerator accelerator_ = Accelerator::Tcg;
   UniqueFd kernel_;
   UniqueFd initramfs_;
+  UniqueFd builtin_initramfs_;           ///< with nixbuild-builtin in it
   std::vector<std::string> left_behind_; ///< plans of earlier daemons
 };
 

@@ -14,11 +14,15 @@ namespace {
 constexpr double kElsewhere = 1000; ///< above any score of fit
 constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
+bool builds_for(const std::set<std::string>& platforms, const std::string& platform) {
+  return platform == kEveryPlatform || platforms.contains(platform);
+}
+
 bool offers(const NodeKind& kind, const Needs& needs) {
-  return kind.platforms.contains(needs.platform) && std::includes(kind.features.begin(),
-                                                                  kind.features.end(),
-                                                                  needs.features.begin(),
-                                                                  needs.features.end());
+  return builds_for(kind.platforms, needs.platform) && std::includes(kind.features.begin(),
+                                                                     kind.features.end(),
+                                                                     needs.features.begin(),
+                                                                     needs.features.end());
 }
 
 } // namespace
@@ -164,7 +168,7 @@ Objection Scheduler::State::unplaceable(const Build& build) const {
       continue;
     }
     platforms.insert(node.spec.platforms.begin(), node.spec.platforms.end());
-    if (node.spec.platforms.contains(build.needs->platform)) {
+    if (builds_for(node.spec.platforms, build.needs->platform)) {
       features.insert(node.spec.features.begin(), node.spec.features.end());
     }
     if (build.needs->offered[rooms[i].kind] != 0) {
@@ -173,7 +177,7 @@ Objection Scheduler::State::unplaceable(const Build& build) const {
       memory = std::max(memory, node.spec.memory_bytes);
     }
   }
-  if (!platforms.contains(build.needs->platform)) {
+  if (!builds_for(platforms, build.needs->platform)) {
     return {"scheduler.platform",
             fmt::format("platform '{}' is not offered; this builder runs {}",
                         build.needs->platform,

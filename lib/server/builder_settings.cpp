@@ -22,6 +22,7 @@ build::BuildNetwork network_of(const Config& config) {
   build::BuildNetwork network;
   network.certificates = contents_of(config.certificates);
   network.services = contents_of("/etc/services");
+  network.netrc = contents_of(config.netrc);
   network.impure_environment = config.impure_env;
   return network;
 }

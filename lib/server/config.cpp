@@ -226,6 +226,10 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
          [](C& c, const N& n) {
            c.certificates = text(n);
          }},
+        {"netrc",
+         [](C& c, const N& n) {
+           c.netrc = text(n);
+         }},
         {"impure-env",
          [](C& c, const N& n) {
            c.impure_env = variables(n);

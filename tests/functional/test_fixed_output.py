@@ -118,6 +118,27 @@ def test_wrong_contents_are_told_with_both_hashes(place):
     assert sri(b"something else\n") in done.stderr
 
 
+def test_what_nix_fetches_by_itself(place):
+    """`builtin:fetchurl`, as `<nix/fetchurl.nix>` has it: no program, a name to resolve, a redirect."""
+
+    def fetch(url, contents, check=True):
+        expression = (
+            f'derivation {{ name = "fetched"; system = "builtin"; builder = "builtin:fetchurl"; url = "{url}"; '
+            f'outputHashMode = "flat"; outputHashAlgo = "sha256"; outputHash = "{sri(contents)}"; }}'
+        )
+        return place.client.run(
+            "nix-build", "-E", expression, "--no-out-link", "-j0", "--builders", place.server.builders(), check=check
+        )
+
+    done = fetch(f"http://{NAME}/moved", PAGE)
+    with open(place.client.real(done.stdout.strip()), "rb") as file:
+        assert file.read() == PAGE
+    refused = fetch(f"http://{PRIVATE}/file", b"private\n", check=False)
+    assert f"error: unable to download 'http://{PRIVATE}/file'" in refused.stderr
+    unknown = fetch("http://nowhere.example.org/file", b"unknown\n", check=False)
+    assert "cannot resolve host 'nowhere.example.org'" in unknown.stderr
+
+
 def test_other_builds_have_no_network(place):
     body = f'echo "got: $(fetch http://{PUBLIC}/file)" >&2; $busybox/bin/busybox ls /etc >&2; echo done > $out'
     done = place.build("ordinary", body)

@@ -128,21 +128,44 @@ void place(int from, int to) {
   system_call(kCode, "a standard stream", [&] { return ::dup2(from, to); });
 }
 
-[[noreturn]] void become(const sandbox::GuestJob& job) {
+/// nixbuild-builtin for a builder that is no file; none for others.
+UniqueFd open_builtin(const sandbox::GuestJob& job, int initramfs) {
+  if (!job.builder.starts_with("builtin:")) {
+    return UniqueFd();
+  }
+  return UniqueFd(system_call(kCode, "nixbuild-builtin", [&] {
+    return ::openat(initramfs, "bin/nixbuild-builtin", O_PATH | O_CLOEXEC);
+  }));
+}
+
+[[noreturn]] void become(const sandbox::GuestJob& job, const UniqueFd& builtin) {
   std::vector<std::string> arguments{job.builder.substr(job.builder.find_last_of('/') + 1)};
+  if (builtin) {
+    arguments.insert(arguments.begin(), "nixbuild-builtin");
+  }
   arguments.insert(arguments.end(), job.arguments.begin(), job.arguments.end());
   std::vector<std::string> environment;
   environment.reserve(job.environment.size());
   for (const auto& [name, value] : job.environment) {
     environment.push_back(name + "=" + value);
   }
-  ::execve(job.builder.c_str(), pointers(arguments).data(), pointers(environment).data());
+  const auto argv = pointers(arguments);
+  const auto envp = pointers(environment);
+  if (builtin) {
+    ::syscall(SYS_execveat, builtin.get(), "", argv.data(), envp.data(), AT_EMPTY_PATH);
+  } else {
+    ::execve(job.builder.c_str(), argv.data(), envp.data());
+  }
   throw_system_error(kCode, "executing '" + job.builder + "'");
 }
 
-[[noreturn]] void
-run_child(const sandbox::GuestJob& job, const std::string& root, UniqueFd slave, UniqueFd talk) {
+[[noreturn]] void run_child(const sandbox::GuestJob& job,
+                            const std::string& root,
+                            int initramfs,
+                            UniqueFd slave,
+                            UniqueFd talk) {
   try {
+    const auto builtin = open_builtin(job, initramfs);
     if (!job.network) {
       raise_loopback();
     }
@@ -159,7 +182,7 @@ run_child(const sandbox::GuestJob& job, const std::string& root, UniqueFd slave,
     ::syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC);
     become_builder(job, talk.get());
     system_call(kCode, job.build_dir, [&] { return ::chdir(job.build_dir.c_str()); });
-    become(job);
+    become(job, builtin);
   } catch (const std::exception& error) {
     const std::string text = kFailed + std::string(error.what());
     (void)!::write(talk.get(), text.data(), text.size());
@@ -203,7 +226,7 @@ std::string talk_to_child(const UniqueFd& talk, pid_t pid, const sandbox::GuestJ
 
 } // namespace
 
-Builder start_builder(const sandbox::GuestJob& job, const std::string& root) {
+Builder start_builder(const sandbox::GuestJob& job, const std::string& root, int initramfs) {
   auto pty = open_pty(job);
   int ends[2];
   system_call(kCode, "socketpair", [&] {
@@ -219,7 +242,7 @@ Builder start_builder(const sandbox::GuestJob& job, const std::string& root) {
   if (pid == 0) {
     mine.reset();
     pty.master.reset();
-    run_child(job, root, std::move(pty.slave), std::move(theirs));
+    run_child(job, root, initramfs, std::move(pty.slave), std::move(theirs));
   }
   theirs.reset();
   pty.slave.reset();

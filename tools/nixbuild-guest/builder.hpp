@@ -17,7 +17,9 @@ struct Builder {
 };
 
 /// Starts it as process 1 of its own namespaces, in `root`, and waits until it has been executed.
-/// When that fails the process has been reaped. Errors: `guest.system`.
-[[nodiscard]] Builder start_builder(const sandbox::GuestJob& job, const std::string& root);
+/// A builder `builtin:…` is a program in `initramfs`. When that fails the process has been reaped.
+/// Errors: `guest.system`.
+[[nodiscard]] Builder
+start_builder(const sandbox::GuestJob& job, const std::string& root, int initramfs);
 
 } // namespace nixbuild::guest

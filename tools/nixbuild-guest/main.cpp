@@ -49,9 +49,9 @@ sandbox::GuestJob receive_job(HostLink& host) {
   return std::move(job->job);
 }
 
-sandbox::GuestExit
-run_builder(const sandbox::GuestJob& job, const std::string& root, int log, HostLink& host) {
-  auto builder = start_builder(job, root);
+sandbox::GuestExit run_builder(
+    const sandbox::GuestJob& job, const std::string& root, int initramfs, int log, HostLink& host) {
+  auto builder = start_builder(job, root, initramfs);
   if (!builder.failure.empty()) {
     sandbox::GuestExit exit;
     exit.end = sandbox::GuestEnd::SetupFailed;
@@ -99,7 +99,7 @@ void work(int initramfs, HostLink& host) {
     const auto root = make_build_root(job, initramfs);
     store = store_in(root, job);
     const auto mounted = time_since_boot() - start;
-    exited.exit = run_builder(job, root, log.get(), host);
+    exited.exit = run_builder(job, root, initramfs, log.get(), host);
     exited.exit.mount_time = mounted;
     exited.exit.outputs = output_states(job, store);
   }

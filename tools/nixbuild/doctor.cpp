@@ -312,6 +312,7 @@ std::vector<Finding> examine(const Patient& patient) {
           check_program("nixbuildd"),
           check_program("nixbuild-runner"),
           check_program("nixbuild-guest"),
+          check_program("nixbuild-builtin"),
           check_accelerator(patient),
           check_kernel(patient),
           check_qemu(patient),

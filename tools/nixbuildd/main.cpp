@@ -87,6 +87,7 @@ nixbuild::sandbox::QemuExecutorSettings sandbox_settings(const nixbuild::server:
   nixbuild::sandbox::QemuExecutorSettings settings;
   settings.runner = nixbuild::server::find_program("nixbuild-runner");
   settings.guest = nixbuild::server::find_program("nixbuild-guest");
+  settings.builtin = nixbuild::server::find_program("nixbuild-builtin");
   settings.run_directory = state_dir / "run";
   settings.kernel_cache = state_dir / "kernels";
   settings.accelerator = nixbuild::sandbox::accelerator_choice_of(config.accelerator);

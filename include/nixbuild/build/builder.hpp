@@ -59,6 +59,7 @@ struct BuildRequest {
 struct BuildNetwork {
   std::string certificates; ///< contents of its CA bundle
   std::string services;     ///< contents of its /etc/services
+  std::string netrc;        ///< credentials for `builtin:fetchurl`; no other builder sees them
   /// Values of the variables that a derivation names in `impureEnvVars`; others are empty.
   std::map<std::string, std::string> impure_environment;
 };

@@ -51,6 +51,12 @@ struct BasicDerivation {
   bool operator==(const BasicDerivation&) const = default;
 };
 
+/// Its builder is one that Nix has inside (`builtin:fetchurl`), whatever the platform. Source:
+/// protocol facts 5.7.
+[[nodiscard]] inline bool is_builtin(const BasicDerivation& derivation) noexcept {
+  return derivation.builder.starts_with("builtin:");
+}
+
 struct Derivation : BasicDerivation {
   /// Input derivation → the outputs of it that are used.
   std::map<StorePath, std::set<std::string>> input_derivations;

@@ -19,9 +19,10 @@ struct InitramfsInputs {
   Bytes guest;   ///< nixbuild-guest, static; becomes /init
   Bytes busybox; ///< static; becomes /bin/busybox, later the builder's /bin/sh
   std::vector<InitramfsModule> modules; ///< in load order
+  Bytes builtin{}; ///< nixbuild-builtin, static; becomes /bin/nixbuild-builtin; empty: none
 };
 
-/// A newc cpio archive, uncompressed: /init, /bin/busybox, /modules/…, /modules/order (one file
+/// A newc cpio archive, uncompressed: /init, /bin/…, /modules/…, /modules/order (one file
 /// name a line), and the folders /dev, /proc, /sys, /run to mount on. Deterministic: entries sorted
 /// by path, time 1, owner 0. Errors: `sandbox.initramfs` (a program is empty, a module's name is
 /// no path component or given twice).

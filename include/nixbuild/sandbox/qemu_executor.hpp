@@ -23,6 +23,8 @@ struct QemuExecutorSettings {
   std::filesystem::path runner;                   ///< nixbuild-runner
   std::filesystem::path guest;                    ///< nixbuild-guest, static
   std::filesystem::path busybox = "/bin/busybox"; ///< static; becomes the guest's /bin/sh
+  /// nixbuild-builtin, static, for jobs with such a builder; empty: they fail in their machine.
+  std::filesystem::path builtin;
   std::filesystem::path qemu = "/usr/bin/qemu-system-x86_64";
   /// passt, for fixed-output builds; empty or missing: such builds get no network device.
   std::filesystem::path network_helper = "/usr/bin/passt";

@@ -27,6 +27,9 @@ using Milliseconds = std::chrono::milliseconds;
 /// Cpu time: cpus held times the time they were held, as it is billed.
 using CpuTime = std::chrono::milliseconds;
 
+/// The platform of builds that every machine can do. Source: protocol facts 2.2, machine choice.
+inline constexpr std::string_view kEveryPlatform = "builtin";
+
 enum class Lane {
   Interactive, ///< somebody waits for it: before batch inside its account
   Batch,       ///< still at least every fifth start of its account, while some wait
@@ -58,7 +61,7 @@ struct BuildRequest {
   std::string key;            ///< of the account; shares inside an account are by key; may be empty
   std::set<std::string> tags; ///< free labels; given back by `explain`
   std::string name;           ///< of the derivation, without hash and `.drv`: `hello-2.12.1`
-  std::string platform;       ///< `x86_64-linux`
+  std::string platform;       ///< `x86_64-linux`, or kEveryPlatform
   /// System features, all needed. `mem:N` (GiB) and `cpu:N` are sizes and not looked for on nodes;
   /// `big-parallel` is looked for, and asks for the most cpus allowed.
   std::set<std::string> features;

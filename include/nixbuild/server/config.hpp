@@ -41,6 +41,8 @@ struct Config {
   std::set<std::string> network_allow;
   /// CA bundle that they are given; absent file: none.
   std::string certificates = "/etc/ssl/certs/ca-certificates.crt";
+  /// File of credentials by host for `builtin:fetchurl`; empty or absent: none.
+  std::string netrc;
   std::map<std::string, std::string> impure_env; ///< for what derivations name in `impureEnvVars`
   // [daemon]
   /// For so long SIGTERM lets builds that run end; then they are left to the next daemon.

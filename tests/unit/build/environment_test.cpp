@@ -66,6 +66,24 @@ TEST_CASE("environment: what Nix sets before and after the derivation's own", "[
   CHECK(job.files.empty());
 }
 
+TEST_CASE("environment: builtins are told the server's settings, and no other secret", "[build]") {
+  sandbox::GuestJob job;
+  job.arguments = {"of", "the", "derivation"};
+  build::set_up_builtin(job, nullptr);
+  CHECK(job.arguments.empty());
+  build::BuildNetwork network;
+  network.netrc = "machine m login l password p\n";
+  network.impure_environment = {{"https_proxy", "http://proxy:3128"}, {"TOKEN", "secret"}};
+  build::set_up_builtin(job, &network);
+  CHECK(job.arguments == std::vector<std::string>{"network=1",
+                                                  "certificates=/etc/ssl/certs/ca-certificates.crt",
+                                                  "https_proxy=http://proxy:3128",
+                                                  "netrc=/build/.netrc"});
+  REQUIRE(job.files.size() == 1);
+  CHECK(job.files[0].name == ".netrc");
+  CHECK(job.files[0].contents == network.netrc);
+}
+
 TEST_CASE("environment: passAsFile puts a value into a file with Nix's name", "[build][golden]") {
   const auto job = furnished(request_with({{"passAsFile", " big\tother "}, {"big", "contents"}}));
   const std::string name = ".attr-1lak0mvllw8rv9i9ygkglvhqsq19qi9ynl4bi7gbf69ab5nzw89a";

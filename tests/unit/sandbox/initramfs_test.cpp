@@ -105,6 +105,19 @@ TEST_CASE("initramfs: programs and modules are where the guest looks", "[sandbox
   CHECK(archive == build_initramfs(some_inputs()));
 }
 
+TEST_CASE("initramfs: the program for builtin builders is there where it is given", "[sandbox]") {
+  auto inputs = some_inputs();
+  inputs.builtin = bytes("builtin");
+  for (const auto& entry : entries_of(text_of(build_initramfs(inputs)))) {
+    if (entry.name == "bin/nixbuild-builtin") {
+      CHECK(entry.mode == 0100555);
+      CHECK(entry.contents == "builtin");
+      return;
+    }
+  }
+  FAIL("it is not there");
+}
+
 TEST_CASE("initramfs: bad names and missing programs are refused", "[sandbox][reject]") {
   CHECK(code_of(some_inputs()) == "none");
   for (const std::string name : {"a/b", "", "..", "order", "x\ny", "z.ko"}) {

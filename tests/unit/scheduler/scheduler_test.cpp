@@ -168,6 +168,10 @@ TEST_CASE("scheduler: says at once what can never run", "[scheduler][reject]") {
   };
   CHECK(refusal([](auto& one) { one.platform = "riscv64-linux"; }) == "scheduler.platform");
   CHECK(refusal([](auto& one) { one.features = {"kvm"}; }) == "scheduler.features");
+  CHECK(refusal([](auto& one) {
+          one.platform = kEveryPlatform;
+          one.features = {"kvm"};
+        }) == "scheduler.features");
   CHECK(refusal([](auto& one) { one.features = {"mem:x"}; }) == "scheduler.feature-syntax");
   CHECK(refusal([](auto& one) { one.features = {"mem:100"}; }) == "scheduler.bounds");
   CHECK(refusal([](auto& one) { one.features = {"mem:16"}; }) == "scheduler.too-big");
@@ -175,6 +179,15 @@ TEST_CASE("scheduler: says at once what can never run", "[scheduler][reject]") {
           one.account = "poor";
           one.features = {"cpu:2"};
         }) == "scheduler.quota");
+}
+
+TEST_CASE("scheduler: what every machine can do starts on any", "[scheduler]") {
+  Bench bench;
+  bench.node("n", 4, 8);
+  auto request = Bench::build(1);
+  request.platform = kEveryPlatform;
+  bench.submit(request);
+  CHECK(bench.starts().size() == 1);
 }
 
 TEST_CASE("scheduler: accounts get starts by their weights, and a newcomer waits for one of each",

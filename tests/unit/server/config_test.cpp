@@ -51,6 +51,7 @@ shell = "/bin/busybox"
 network = false
 network-allow = ["10.1.0.0/16", "192.168.3.4"]
 certificates = "/etc/ca.pem"
+netrc = "/etc/netrc"
 impure-env = {http_proxy = "http://proxy:3128"}
 [daemon]
 idle-exit-seconds = 7
@@ -71,9 +72,9 @@ dir = "/gnu/store"
   CHECK(config.build_memory_bytes == 512 * kMiB);
   CHECK(config.max_log_bytes == 3 * kMiB);
   CHECK(config.max_output_bytes == 5 * kMiB);
-  CHECK(config.max_build_memory_bytes == 2 * kGiB);
   CHECK(config.keep_builds == std::chrono::days(400));
   CHECK(config.keep_logs == std::chrono::days(7));
+  CHECK(config.max_build_memory_bytes == 2 * kGiB);
   CHECK(config.platforms == std::set<std::string>{"x86_64-linux"});
   CHECK(config.features == std::set<std::string>{"kvm"});
   CHECK(config.accelerator == "tcg");
@@ -85,6 +86,7 @@ dir = "/gnu/store"
   CHECK_FALSE(config.network);
   CHECK(config.network_allow == std::set<std::string>{"10.1.0.0/16", "192.168.3.4"});
   CHECK(config.certificates == "/etc/ca.pem");
+  CHECK(config.netrc == "/etc/netrc");
   CHECK(config.impure_env ==
         std::map<std::string, std::string>{{"http_proxy", "http://proxy:3128"}});
   CHECK(config.idle_exit == std::chrono::seconds(7));
@@ -106,10 +108,10 @@ TEST_CASE("config: mistakes are told with file and line", "[server][reject]") {
   CHECK(error_of("[builds]\ncpus = \"many\"\n").code() == "config.value");
   CHECK(error_of("[builds]\ncpus = 0\n").code() == "config.value");
   CHECK(error_of("[builds]\ncpus = -1\n").code() == "config.value");
-  const auto choice = error_of("[sandbox]\naccelerator = \"xen\"\n");
-  CHECK(choice.code() == "config.value");
   // Quotas count a whole month.
   CHECK(error_of("[builds]\nkeep-builds-days = 31\n").code() == "config.value");
+  const auto choice = error_of("[sandbox]\naccelerator = \"xen\"\n");
+  CHECK(choice.code() == "config.value");
   CHECK(choice.message().find("one of auto, kvm, tcg") != std::string::npos);
   for (const char* block : {"10.0.0.1/8", "example.org", "::1", ""}) {
     const auto wrong = error_of(std::string("[sandbox]\nnetwork-allow = [\"") + block + "\"]\n");

@@ -1,0 +1,3 @@
+// Boost.Asio with TLS, compiled into this static program (BOOST_ASIO_SEPARATE_COMPILATION).
+#include <boost/asio/impl/src.hpp>
+#include <boost/asio/ssl/impl/src.hpp>
