@@ -134,6 +134,8 @@ void tune_kernel() {
   // A request for more memory than there is does not fail: using it does, and that is counted, so
   // that the build can be given a larger machine.
   write_kernel_file("/proc/sys/vm/overcommit_memory", "1");
+  // What systemd sets everywhere else; the kernel's own goes by the number of cpus.
+  write_kernel_file("/proc/sys/kernel/pid_max", "4194304");
 }
 
 std::chrono::microseconds time_since_boot() noexcept {
