@@ -15,6 +15,7 @@ using namespace nixbuild;
 
 // The targets, as the build names them.
 extern "C" int fuzz_build_attributes(const std::uint8_t* data, std::size_t size);
+extern "C" int fuzz_build_hash_rewriter(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_model_text(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_protocol_export_stream(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_sandbox_egress(const std::uint8_t* data, std::size_t size);
@@ -85,6 +86,14 @@ TEST_CASE("fuzz replay: attributes of derivations", "[fuzz]") {
           seed(0, std::string(200, '[') + std::string(200, ']')),
           seed(1, "graph /nix/store/x\tother /nix/store/y\n"),
           seed(1, "")});
+}
+
+TEST_CASE("fuzz replay: hash parts in a stream", "[fuzz]") {
+  replay(fuzz_build_hash_rewriter,
+         {seed(0, "x\xff\xbf\xdf\xff y"),
+          seed(31, std::string(70, 'x') + "\xff\xff" + std::string(40, 'y') + "\xbf"),
+          seed(63, "\xdf\xbf\xff"),
+          seed(7, "")});
 }
 
 TEST_CASE("fuzz replay: names, hashes, addresses and registrations", "[fuzz]") {
