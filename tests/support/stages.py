@@ -6,6 +6,7 @@ Each test of each stage is counted once; the last line printed is `N passed, N f
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -205,7 +206,15 @@ def stage_unit(chosen):
         "unit",
         15 * MINUTE,
         {"NIXBUILD_TEST_KERNEL_DIR": str(kernel), "NIXBUILD_TEST_REQUIRE": "nix,mount,erofs"},
+        side=processors(),
     )
+
+
+def unit_targets(folder):
+    """The unit programs, and what they start."""
+    wanted = re.compile(r"(tests/unit/\S+/(?:unit|fake)-[^/:]+|tools/nixbuild-runner/nixbuild-runner): cpp_LINKER")
+    known = subprocess.run(["ninja", "-C", folder, "-t", "targets", "all"], stdout=subprocess.PIPE, text=True)
+    return wanted.findall(known.stdout)
 
 
 def stage_sanitized(chosen):
@@ -222,7 +231,7 @@ def stage_sanitized(chosen):
         "-Dcpp_args=-g1 -fno-sanitize=null,vptr,object-size,pointer-overflow,alignment,"
         "nonnull-attribute,returns-nonnull-attribute",
         strict=False,  # g++ 12 warns falsely about what the sanitizers have put in
-    ) or run(["ninja", "-C", folder, "--quiet"], 40 * MINUTE)
+    ) or run(["ninja", "-C", folder, "--quiet", *unit_targets(folder)], 40 * MINUTE)
     count("sanitized build", status)
     if status == 0:
         run_units(
