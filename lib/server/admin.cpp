@@ -7,8 +7,11 @@
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/this_coro.hpp>
+#include <boost/json/object.hpp>
+#include <boost/json/serialize.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <optional>
 #include <utility>
@@ -164,11 +167,32 @@ aio::Task<int> stream(std::shared_ptr<AdminCall> call,
   co_return status;
 }
 
+/// Errors are for the next program to read, too.
+std::string error_document(const Error& error) {
+  boost::json::object what{{"code", error.code()}, {"message", error.message()}};
+  return boost::json::serialize(boost::json::object{{"error", std::move(what)}}) + "\n";
+}
+
+/// Words that ask for JSON wherever the command has it.
+void ask_for_json(Command& command) {
+  const auto* spec = command.spec;
+  const bool offered =
+      spec != nullptr && std::any_of(spec->options.begin(),
+                                     spec->options.end(),
+                                     [](const auto& option) { return option.name == "--json"; });
+  if (offered && !command.has("--json")) {
+    command.options.emplace_back("--json", "");
+  }
+}
+
 aio::Task<int> run(std::shared_ptr<AdminCall> call, std::shared_ptr<aio::ByteStream> in) {
   call->command = parse_command(call->handoff.arguments);
   if (call->command.help) {
     co_await write_text(*call->out, help_text(call->command));
     co_return 0;
+  }
+  if (call->machine_readable) {
+    ask_for_json(call->command);
   }
   expect_allowed(call->handoff, call->command);
   const auto& handler = handler_of(*call->command.spec);
@@ -182,6 +206,9 @@ aio::Task<int> run(std::shared_ptr<AdminCall> call, std::shared_ptr<aio::ByteStr
   }
   const auto& arguments = call->command.arguments;
   if (handler.reads_input && arguments.size() == 1 && arguments.front() == "-") {
+    if (in == nullptr) {
+      throw_usage("the input of a shell is its commands: this one is for a session of its own");
+    }
     call->input = co_await read_input(in);
   }
   if (handler.streaming != nullptr) {
@@ -219,14 +246,24 @@ aio::Task<int> run_admin_command(const SessionParts& parts,
                                  std::shared_ptr<aio::ByteStream> in,
                                  std::shared_ptr<aio::ByteStream> out,
                                  std::shared_ptr<aio::ByteStream> err) {
+  auto& words = handoff.arguments;
+  const bool machine_readable = handoff.limited && !words.empty() && words.front() == "api";
+  const bool shell = handoff.limited && !words.empty() && words.front() == "shell" && in != nullptr;
+  if (machine_readable) {
+    words.erase(words.begin());
+  }
   auto call = std::make_shared<AdminCall>(
       AdminCall{parts, std::move(handoff), {}, {}, std::move(out), std::move(err), false, {}, {}});
+  call->machine_readable = machine_readable;
   std::string complaint;
   int status = 0;
   try {
+    if (shell) {
+      co_return co_await run_admin_shell(parts, call->handoff, std::move(in), call->out, call->err);
+    }
     co_return co_await run(call, std::move(in));
   } catch (const Error& error) {
-    complaint = fmt::format("error: {}\n", error.what());
+    complaint = machine_readable ? error_document(error) : fmt::format("error: {}\n", error.what());
     status = exit_status_of(error);
     if (error.reaction() == Reaction::Internal || error.reaction() == Reaction::Corrupt) {
       parts.log.error(fmt::format("administration: {} [{}]", error.what(), error.code()));
@@ -234,7 +271,8 @@ aio::Task<int> run_admin_command(const SessionParts& parts,
   }
   if (!call->caller_gone) {
     try {
-      co_await call->err->write_all(bytes_of(complaint), kLastWord);
+      auto& to = machine_readable ? *call->out : *call->err;
+      co_await to.write_all(bytes_of(complaint), kLastWord);
     } catch (const Error&) {
       // Nobody listens; the status still says it.
       status = status == 0 ? 1 : status;

@@ -17,9 +17,10 @@ struct AdminCall {
   store::AccountId account; ///< of `identity`; commands on accounts do without
   std::shared_ptr<aio::ByteStream> out;
   std::shared_ptr<aio::ByteStream> err;
-  bool caller_gone = false; ///< changed and read on the session's strand only
-  Identity identity;        ///< of a command that concerns one account
-  std::string input;        ///< of a command that reads some
+  bool caller_gone = false;      ///< changed and read on the session's strand only
+  Identity identity;             ///< of a command that concerns one account
+  std::string input;             ///< of a command that reads some
+  bool machine_readable = false; ///< `api …`: JSON, errors too
 
   /// Error `admin.no-desk` where the daemon has none.
   [[nodiscard]] AccountDesk& desk() const;
@@ -71,6 +72,15 @@ aio::Task<int> verify_paths(AdminCall& call);
 [[nodiscard]] store::BuildRecord build_of_argument(const AdminCall& call);
 /// `Built`, `waiting`, `running`, …
 [[nodiscard]] std::string_view status_name(const store::BuildRecord& record);
+
+/// `shell`: runs one command a line until the input ends or says `exit`; the status is the last
+/// command's. The prompt goes to `err`, so that `out` holds answers only. Ends after an hour
+/// without a line. Errors: `admin.line` (a line of more than 64 KiB), `stream.*`.
+aio::Task<int> run_admin_shell(const SessionParts& parts,
+                               Handoff handoff,
+                               std::shared_ptr<aio::ByteStream> in,
+                               std::shared_ptr<aio::ByteStream> out,
+                               std::shared_ptr<aio::ByteStream> err);
 
 /// Writes all of it; a reader may be slow (a pager), but not for ever.
 aio::Task<void> write_text(aio::ByteStream& stream, std::string text);

@@ -433,4 +433,15 @@ def test_over_ssh(server, admin, client, small):
     for refused in ("account add x", "account remove x", "gc", "doctor", "kernel list", "builds --account x"):
         assert status("nixbuild", *refused.split()) == 3, refused
     assert status("nixbuild", "frobnicate") == 2
+    # The forms of nixbuild.net.
+    shell = server.ssh("shell", input=b"path list --json\nfrobnicate\nbuilds --json\n")
+    assert shell.returncode == 0
+    first, second = shell.stdout.splitlines()
+    assert {info["path"] for info in json.loads(first)} == {info["path"] for info in listed}
+    assert isinstance(json.loads(second), list)
+    assert b"nixbuild> " in shell.stderr and b"frobnicate" in shell.stderr
+    assert json.loads(server.ssh("api", "path", "list").stdout) == listed
+    missing = server.ssh("api", "builds", "999999")
+    assert missing.returncode == 4
+    assert json.loads(missing.stdout)["error"]["code"] == "admin.no-build"
     assert status("nixbuild", "log", "999999") == 4

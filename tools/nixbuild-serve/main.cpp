@@ -2,6 +2,7 @@
 // the daemon and waits for the exit status. Parses no byte of the client.
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/server/command_words.hpp>
 #include <nixbuild/server/handoff.hpp>
 
 #include <unistd.h>
@@ -47,43 +48,6 @@ struct Options {
   bool autostart = true;
   std::vector<std::string> words; ///< what asks for a protocol
 };
-
-/// Words of a command line as a shell would see them: blanks separate, quotes join.
-std::vector<std::string> split_words(std::string_view line) {
-  std::vector<std::string> words;
-  std::string word;
-  bool open = false;
-  char quote = 0;
-  for (std::size_t i = 0; i < line.size(); ++i) {
-    const char c = line[i];
-    if (quote != 0) {
-      if (c == quote) {
-        quote = 0;
-      } else if (c == '\\' && quote == '"' && i + 1 < line.size()) {
-        word.push_back(line[++i]);
-      } else {
-        word.push_back(c);
-      }
-    } else if (c == '\'' || c == '"') {
-      quote = c;
-      open = true;
-    } else if (c == '\\' && i + 1 < line.size()) {
-      word.push_back(line[++i]);
-      open = true;
-    } else if (c == ' ' || c == '\t' || c == '\n') {
-      if (open || !word.empty()) {
-        words.push_back(std::exchange(word, {}));
-      }
-      open = false;
-    } else {
-      word.push_back(c);
-    }
-  }
-  if (open || !word.empty()) {
-    words.push_back(word);
-  }
-  return words;
-}
 
 std::string_view last_component(std::string_view path) {
   const auto slash = path.rfind('/');
@@ -198,7 +162,7 @@ int main(int argc, char** argv) {
   bool over_ssh = false;
   if (options.words.empty()) {
     if (const char* command = std::getenv("SSH_ORIGINAL_COMMAND")) {
-      options.words = split_words(command);
+      options.words = nixbuild::server::split_words(command);
       over_ssh = true;
       // An sshd that takes NIXBUILD_* from clients takes this too: settings are theirs to choose,
       // the server's folder is not.

@@ -51,6 +51,39 @@ std::string printed(const Fixture& fixture, const model::PathInfo& info) {
 
 } // namespace
 
+TEST_CASE("admin: a shell over SSH runs one command a line", "[server]") {
+  Fixture fixture;
+  const auto done = fixture.feed("account list\n\n  nixbuild 'settings' show max-cpu\nno-such\n"
+                                 "help gc\nexit\nbuilds\n",
+                                 {"shell"},
+                                 true);
+  CHECK(done.out.find("default") != std::string::npos);
+  CHECK(done.out.find("max-cpu") != std::string::npos);
+  CHECK(done.out.find("Usage: nixbuild gc") != std::string::npos);
+  CHECK(done.err.find("no-such") != std::string::npos);
+  CHECK(done.status == 0); // that of the last command
+  CHECK(fixture.feed("no-such", {"shell"}, true).status == 2);
+  CHECK(fixture.feed("", {"shell"}, true).status == 0);
+  fixture.db->set_account_setting(fixture.account, "default-permissions", "account:write");
+  CHECK(fixture.feed("key add -\nssh-ed25519 AAAA\n", {"shell"}, true)
+            .err.find("for a session of its own") != std::string::npos);
+  // A shell in a shell is a command that does not exist.
+  CHECK(fixture.feed("shell\n", {"shell"}, true).status == 2);
+  CHECK(fixture.feed(std::string(70'000, 'x'), {"shell"}, true).err.find("more than 65536 bytes") !=
+        std::string::npos);
+}
+
+TEST_CASE("admin: the api over SSH answers and complains in JSON", "[server]") {
+  Fixture fixture;
+  CHECK(fixture.run({"api", "account", "list"}, true).json().is_array());
+  CHECK(fixture.run({"api", "builds", "--json"}, true).json().is_array());
+  const auto refused = fixture.run({"api", "builds", "77"}, true);
+  CHECK(refused.status == 4);
+  CHECK(refused.json().at("error").at("code") == "admin.no-build");
+  CHECK(refused.err.empty());
+  CHECK(fixture.run({"api", "no-such"}, true).json().at("error").at("code") == "command.usage");
+}
+
 TEST_CASE("administration: accounts are added, listed and removed", "[server][admin]") {
   Fixture f;
   CHECK(f.run({"account", "add", "team-a"}).out == "account 'team-a' added\n");
