@@ -100,3 +100,32 @@ def test_as_the_store(alone, module_scratch, server, bb):
         outputs = sorted(json.loads(done.stdout)[0]["outputs"].values())
         assert infos(client, sorted(result), *where) == result, (case, outputs)
         assert set(outputs) >= set(result), case
+
+
+def test_impure(module_scratch, server, bb):
+    """An impure derivation is built whenever it is asked for, and what comes of it is content-addressed."""
+    version = peers.VERSIONS[-1]
+    client = peers.Client(
+        module_scratch, version, name="impure", experimental="ca-derivations impure-derivations",
+        sshd=server, scheme="ssh-ng",
+    )  # fmt: skip
+    expression = f"""
+      let busybox = builtins.path {{ path = {bb}; name = "bb"; }};
+          make = attributes: derivation ({{
+            system = "x86_64-linux"; builder = "${{busybox}}/bin/sh";
+          }} // attributes);
+          moment = make {{ name = "moment"; __impure = true; args = [ "-c" "cat /proc/sys/kernel/random/uuid > $out" ]; }};
+      in make {{
+        name = "behind"; __impure = true; inherit moment; args = [ "-c" "read id < $moment; echo $id $moment > $out" ];
+      }}"""
+    words = ["nix", "build", "--impure", "--no-link", "--json", "--eval-store", "auto", "--store", client.remote]
+    paths = [
+        json.loads(client.run(*words, "--expr", expression).stdout)[0]["outputs"]["out"] for _ in range(2)
+    ]
+    assert paths[0] != paths[1]
+    for path in paths:
+        identity, moment = client.run("nix", "store", "cat", "--store", client.remote, path).stdout.split()
+        (_, references, address), = infos(client, [path], "--store", client.remote).values()
+        assert references == [moment]
+        assert address.startswith("fixed:r:sha256:")
+        assert client.run("nix", "store", "cat", "--store", client.remote, moment).stdout.strip() == identity
