@@ -141,13 +141,14 @@ void TreeComparison::directory() {
   }
   Folder folder;
   folder.path_length = path_.size();
-  if (node_ && node_->type == NodeType::Directory) {
+  if (!node_ || node_->type != NodeType::Directory) {
+    ++unmatched_;
+  } else {
     stored_.tree().children(*node_, [&](std::string_view name, const segment::Node& child) {
       folder.entries.emplace_back(name, child);
       return true;
     });
   }
-  unmatched_ += !node_ || node_->type != NodeType::Directory ? 1 : 0;
   folders_.push_back(std::move(folder));
 }
 

@@ -116,7 +116,7 @@ def processors():
 def compiler_is_ours():
     """Whether the compiler is the one that warnings are kept at zero for."""
     version = subprocess.run(["g++", "-dumpversion"], stdout=subprocess.PIPE, text=True).stdout
-    return version.split(".")[0] == "12"
+    return version.strip().split(".")[0] == "12"
 
 
 def configure(folder, *options, strict=True):
