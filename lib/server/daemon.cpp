@@ -474,10 +474,14 @@ aio::Task<void> Daemon::State::forget_what_is_old() {
     auto forget = [this, &retention] {
       return forget_old(*db, *logs, retention, clock.wall());
     };
-    const auto forgotten = co_await pool.run(std::move(forget));
-    if (forgotten.builds + forgotten.logs > 0) {
-      log.info(fmt::format(
-          "forgot {} builds and {} logs that were old", forgotten.builds, forgotten.logs));
+    try {
+      const auto forgotten = co_await pool.run(std::move(forget));
+      if (forgotten.builds + forgotten.logs > 0) {
+        log.info(fmt::format(
+            "forgot {} builds and {} logs that were old", forgotten.builds, forgotten.logs));
+      }
+    } catch (const std::exception& error) {
+      log.warning(fmt::format("old builds and logs stay for now: {}", error.what()));
     }
     timer.expires_after(kForgetting);
     co_await timer.async_wait(asio::use_awaitable);
