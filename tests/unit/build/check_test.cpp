@@ -59,7 +59,7 @@ std::string archive_of(const std::function<void(Tree&)>& write) {
 }
 
 /// The first run makes the first archive, the next one the next.
-FakeExecutor::Script making(std::vector<std::string> archives) {
+FakeExecutor::Script one_after_another(std::vector<std::string> archives) {
   auto runs = std::make_shared<std::size_t>(0);
   return [archives, runs](const sandbox::ExecutionPlan&) {
     FakeBuild build;
@@ -90,7 +90,7 @@ Lines differences(const std::function<void(Tree&)>& before,
                   const std::function<void(Tree&)>& now,
                   std::size_t most = 100) {
   World world;
-  Daemon daemon(world, making({}));
+  Daemon daemon(world, one_after_another({}));
   auto import = daemon.store.begin_import(world.alice,
                                           {.path = path_named("compared"),
                                            .deriver = {},
@@ -123,7 +123,7 @@ Lines differences(const std::function<void(Tree&)>& before,
 
 TEST_CASE("check: outputs that come out the same", "[build]") {
   World world;
-  Daemon daemon(world, making({small("x"), small("x")}));
+  Daemon daemon(world, one_after_another({small("x"), small("x")}));
   const auto request = request_for(world.alice, "x");
   REQUIRE(daemon.complete(request)->result().status == BuildStatus::Built);
   const auto again = daemon.complete(check_of(request));
@@ -137,7 +137,7 @@ TEST_CASE("check: outputs that come out the same", "[build]") {
 
 TEST_CASE("check: outputs that differ are told, and stay as they were", "[build]") {
   World world;
-  Daemon daemon(world, making({small("text one"), small("text two")}));
+  Daemon daemon(world, one_after_another({small("text one"), small("text two")}));
   const auto request = request_for(world.alice, "x");
   REQUIRE(daemon.complete(request)->result().status == BuildStatus::Built);
   const auto path = *request.derivation.outputs.at("out").path;
@@ -158,7 +158,7 @@ TEST_CASE("check: outputs that differ are told, and stay as they were", "[build]
 
 TEST_CASE("check: what is not valid cannot be compared", "[build]") {
   World world;
-  Daemon daemon(world, making({}));
+  Daemon daemon(world, one_after_another({}));
   const auto result = daemon.complete(check_of(request_for(world.alice, "x")))->result();
   CHECK(result.status == BuildStatus::MiscFailure);
   CHECK(result.error.find("are not valid, so checking is not possible") != std::string::npos);
@@ -171,7 +171,7 @@ TEST_CASE("check: a daemon that takes the machine up compares, too", "[build]") 
   auto policy = build::BuildPolicy();
   policy.keep = build::KeepRunning::Keep;
   {
-    Daemon daemon(world, making({small("one")}));
+    Daemon daemon(world, one_after_another({small("one")}));
     REQUIRE(daemon.complete(request)->result().status == BuildStatus::Built);
   }
   auto& killed = mortal(world, [](const sandbox::ExecutionPlan&) {
@@ -187,7 +187,7 @@ TEST_CASE("check: a daemon that takes the machine up compares, too", "[build]") 
   REQUIRE(eventually([&] { return asked->log().find("begun") != std::string::npos; }));
   const auto number = asked->number();
   killed.kill();
-  Daemon next(world, making({}));
+  Daemon next(world, one_after_another({}));
   REQUIRE(eventually([&] { return world.db->build(world.alice, number)->status.has_value(); }));
   INFO(world.log_of(number) << world.db->build(world.alice, number)->error);
   CHECK(world.db->build(world.alice, number)->status == BuildStatus::NotDeterministic);

@@ -12,8 +12,8 @@ using build::HashRewriter;
 
 namespace {
 
-const std::string kA(32, 'a');
-const std::string kB(32, 'b');
+const std::string kOldOne(32, 'a');
+const std::string kOldTwo(32, 'b');
 const std::string kOne(32, '1');
 const std::string kTwo(32, '2');
 
@@ -35,12 +35,14 @@ std::string rewrite(HashRewriter& rewriter, std::string_view text, std::size_t p
 } // namespace
 
 TEST_CASE("hash rewriter: replaces at every offset, whatever the pieces", "[build]") {
-  const std::string before = kA + "x" + kB + kA + "/tail " + kA.substr(1) + " end " + kB;
-  const std::string after = kOne + "x" + kTwo + kOne + "/tail " + kA.substr(1) + " end " + kTwo;
+  const std::string before =
+      kOldOne + "x" + kOldTwo + kOldOne + "/tail " + kOldOne.substr(1) + " end " + kOldTwo;
+  const std::string after =
+      kOne + "x" + kTwo + kOne + "/tail " + kOldOne.substr(1) + " end " + kTwo;
   for (const std::size_t piece : {1U, 2U, 7U, 31U, 32U, 33U, 64U, 1000U}) {
     HashRewriter rewriter;
-    rewriter.replace(kA, kOne, true);
-    rewriter.replace(kB, kTwo);
+    rewriter.replace(kOldOne, kOne, true);
+    rewriter.replace(kOldTwo, kTwo);
     CHECK(rewrite(rewriter, before, piece) == after);
     CHECK(rewriter.noted() == std::vector<std::uint64_t>{0, 65});
   }
@@ -49,7 +51,7 @@ TEST_CASE("hash rewriter: replaces at every offset, whatever the pieces", "[buil
 TEST_CASE("hash rewriter: short streams and none at all come through", "[build]") {
   for (const std::string text : {"", "x", "0123456789"}) {
     HashRewriter rewriter;
-    rewriter.replace(kA, kOne);
+    rewriter.replace(kOldOne, kOne);
     CHECK(rewrite(rewriter, text, 3) == text);
   }
 }
@@ -58,10 +60,10 @@ TEST_CASE("hash rewriter: what is no hash part is refused, and so are too many n
           "[build][reject]") {
   HashRewriter rewriter;
   CHECK_THROWS_AS(rewriter.replace("short", kOne), Error);
-  rewriter.replace(kA, kOne, true);
+  rewriter.replace(kOldOne, kOne, true);
   std::string many;
   for (int i = 0; i < 1024; ++i) {
-    many += kA;
+    many += kOldOne;
   }
   const auto flood = [&] {
     for (int i = 0; i < 1025; ++i) {
