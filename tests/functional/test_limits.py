@@ -15,13 +15,14 @@ pytestmark = pytest.mark.skipif(conftest.SERVER != "nixbuild", reason="about our
 GREEDY = {
     "disk": ("$busybox/bin/busybox dd if=/dev/zero of=big bs=1M", [], "TransientFailure", "lack of free disk space"),
     "files": (
-        "i=0; while $busybox/bin/busybox mkdir d$i && cd d$i; do for n in 1 2 3 4 5 6 7 8 9; do : > $n || exit 1; done; "
+        "i=0; names=$($busybox/bin/busybox seq 200); "
+        "while $busybox/bin/busybox mkdir d$i && cd d$i; do for n in $names; do : > $n || exit 1; done; "
         "cd ..; i=$((i+1)); done; exit 1",
         [], "TransientFailure", "lack of free disk space",
     ),
     "memory": ("$busybox/bin/busybox tail /dev/zero", [], None, "ran out of memory"),
     "processes": ("f() { f | f & }; f; while :; do :; done", ["--timeout", "15"], "TimedOut", "timed out after 15"),
-    "log": ("$busybox/bin/busybox yes", [], "LogLimitExceeded", "bytes of log output"),
+    "log": (f"$busybox/bin/busybox yes {'flood ' * 80}", [], "LogLimitExceeded", "bytes of log output"),
     "silence": ("$busybox/bin/busybox sleep 100000", ["--max-silent-time", "3"], "TimedOut", "3 seconds of silence"),
     "time": ("while :; do echo on; $busybox/bin/busybox sleep 1; done", ["--timeout", "5"], "TimedOut", "timed out after 5"),
 }  # fmt: skip
