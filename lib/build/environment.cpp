@@ -129,7 +129,7 @@ void set_up_builtin(sandbox::GuestJob& job, const BuildNetwork* network) {
       job.arguments.push_back(fmt::format("{}={}", name, found->second));
     }
   }
-  if (!network->netrc.empty()) {
+  if (!network->netrc.empty() && job.builder == "builtin:fetchurl") {
     sandbox::GuestFile file;
     file.name = ".netrc";
     file.contents = network->netrc;

@@ -356,6 +356,23 @@ def test_proxies(fetch, site, tls):
     assert "Connection refused" in fetch("http://files.test/file", "all_proxy=127.0.0.1:1", check=False)
 
 
+def test_files_are_inputs_and_nothing_else(fetch, tmp_path):
+    """The file of credentials lies in the same machine: no URL and no link leads to it."""
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "input").write_bytes(BODY)
+    secret = tmp_path / ".netrc"
+    secret.write_text("machine m login l password p\n")
+    (store / "link").symlink_to(secret)
+    fetch(f"file://{store}/input", f"netrc={secret}", NIX_STORE=str(store))
+    assert fetch.out.read_bytes() == BODY
+    fetch.out.unlink()
+    for url in (f"file://{secret}", f"file://{store}/../.netrc", f"file://{store}/link", "file:///proc/self/cmdline"):
+        said = fetch(url, f"netrc={secret}", check=False, NIX_STORE=str(store))
+        assert "is not in the store" in said
+        assert not fetch.out.exists()
+
+
 def test_without_a_network(tmp_path):
     done = subprocess.run(
         [peers.program("nixbuild-builtin"), "builtin:fetchurl"],

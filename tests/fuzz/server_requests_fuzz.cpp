@@ -5,6 +5,7 @@
 #include "server/api_time.hpp"
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/server/command_words.hpp>
 #include <nixbuild/server/config.hpp>
 #include <nixbuild/server/handoff.hpp>
 #include <nixbuild/server/settings.hpp>
@@ -36,6 +37,19 @@ void read_setting(std::string_view text) {
   }
 }
 
+void read_words(std::string_view text) {
+  const auto words = server::split_words(text);
+  std::string line;
+  for (const auto& word : words) {
+    line += " '";
+    for (const char c : word) {
+      line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    }
+    line += "'";
+  }
+  require(server::split_words(line) == words);
+}
+
 void read(unsigned kind, std::string_view text) {
   if (kind == 0) {
     const auto target = server::parse_target(text);
@@ -50,6 +64,8 @@ void read(unsigned kind, std::string_view text) {
     require(server::decode_handoff(server::encode(handoff)) == handoff);
   } else if (kind == 3) {
     read_setting(text);
+  } else if (kind == 5) {
+    read_words(text);
   } else {
     static_cast<void>(server::parse_config(text, "config.toml"));
   }
@@ -62,7 +78,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     return 0;
   }
   try {
-    read(data[0] % 5, text_of({data + 1, size - 1}));
+    read(data[0] % 6, text_of({data + 1, size - 1}));
   } catch (const Error& error) {
     require(error.reaction() != Reaction::Internal);
   }

@@ -24,7 +24,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <array>
+#include <filesystem>
 #include <fstream>
 #include <optional>
 #include <utility>
@@ -277,9 +277,17 @@ private:
   std::uint64_t received_ = 0;
 };
 
-/// `file:///…`: a file that the build sees.
-std::uint64_t copy_file(const std::string& path, ByteSink& body) {
-  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
+/// `file:///…`: an input of the build. What else lies in its machine is not for outputs, the file
+/// of credentials above all; a link in the store leads to it no better than a URL does.
+std::uint64_t copy_file(const std::string& path, const Call& call, ByteSink& body) {
+  const auto store = call.attributes.contains("NIX_STORE") ? call.attribute("NIX_STORE")
+                                                           : std::string("/nix/store");
+  std::error_code error;
+  const auto real = std::filesystem::canonical(path, error).string();
+  if (!error && !real.starts_with(store + "/")) {
+    give_up(fmt::format("'{}' is not in the store", path));
+  }
+  const UniqueFd file(error ? -1 : ::open(real.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY));
   if (!file) {
     give_up(fmt::format("cannot open '{}'", path));
   }
@@ -301,7 +309,7 @@ std::uint64_t copy_file(const std::string& path, ByteSink& body) {
 std::uint64_t fetch_once(const std::string& url, const Call& call, ByteSink& body) {
   constexpr std::string_view file = "file://";
   if (url.starts_with(file)) {
-    return copy_file(url.substr(file.size()), body);
+    return copy_file(url.substr(file.size()), call, body);
   }
   auto target = parse_target(url);
   for (int hops = 0; hops <= kRedirects; ++hops) {

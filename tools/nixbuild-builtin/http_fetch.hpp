@@ -16,7 +16,7 @@ struct FetchFailure {
   bool again = true;
 };
 
-/// Sends what an `http`, `https` or `file` URL names to `body`, following up to 10 redirects, by
+/// Sends what an `http` or `https` URL names, or a `file` URL in the store, to `body`, following up to 10 redirects, by
 /// the proxies, credentials and certificates of `call.settings`. Blocks: 60 s at most until a
 /// server is connected, 300 s without a byte. Returns the number of bytes. Throws FetchFailure; the
 /// errors of `body` pass.

@@ -27,7 +27,7 @@ using Milliseconds = std::chrono::milliseconds;
 /// Cpu time: cpus held times the time they were held, as it is billed.
 using CpuTime = std::chrono::milliseconds;
 
-/// The platform of builds that every machine can do. Source: protocol facts 2.2, machine choice.
+/// The platform of builds that every machine can do. Source: protocol facts 2.9.
 inline constexpr std::string_view kEveryPlatform = "builtin";
 
 enum class Lane {

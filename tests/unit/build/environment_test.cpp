@@ -71,6 +71,7 @@ TEST_CASE("environment: builtins are told the server's settings, and no other se
   job.arguments = {"of", "the", "derivation"};
   build::set_up_builtin(job, nullptr);
   CHECK(job.arguments.empty());
+  job.builder = "builtin:fetchurl";
   build::BuildNetwork network;
   network.netrc = "machine m login l password p\n";
   network.impure_environment = {{"https_proxy", "http://proxy:3128"}, {"TOKEN", "secret"}};
@@ -82,6 +83,10 @@ TEST_CASE("environment: builtins are told the server's settings, and no other se
   REQUIRE(job.files.size() == 1);
   CHECK(job.files[0].name == ".netrc");
   CHECK(job.files[0].contents == network.netrc);
+  sandbox::GuestJob other;
+  other.builder = "builtin:unpack-channel";
+  build::set_up_builtin(other, &network);
+  CHECK(other.files.empty());
 }
 
 TEST_CASE("environment: passAsFile puts a value into a file with Nix's name", "[build][golden]") {

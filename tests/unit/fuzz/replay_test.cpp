@@ -151,7 +151,9 @@ TEST_CASE("fuzz replay: requests, settings and configuration", "[fuzz]") {
   handoff.arguments = {"builds", "--json"};
   handoff.environment = {"NIXBUILD_X=1"};
   replay(fuzz_server_requests,
-         {seed(0, "/builds/7/log?follow=1&from=0"),
+         {seed(5, "nix-store --serve 'a b' \"c\\\"d\" e\\ f ''"),
+          seed(5, "'open \t\n"),
+          seed(0, "/builds/7/log?follow=1&from=0"),
           seed(0, "/%62uilds?tag=a%3Db&since=2026-01-31"),
           seed(1, "2026-01-31T12:00:00.5Z"),
           seed(1, "1700000000"),
