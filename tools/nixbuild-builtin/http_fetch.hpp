@@ -16,10 +16,10 @@ struct FetchFailure {
   bool again = true;
 };
 
-/// Sends what an `http` or `https` URL names, or a `file` URL in the store, to `body`, following up to 10 redirects, by
-/// the proxies, credentials and certificates of `call.settings`. Blocks: 60 s at most until a
-/// server is connected, 300 s without a byte. Returns the number of bytes. Throws FetchFailure; the
-/// errors of `body` pass.
+/// Sends what an `http` or `https` URL names, or a `file` URL in the store, to `body`, following up
+/// to 10 redirects, by the proxies, credentials and certificates of `call.settings`. Blocks: 60 s
+/// at most until a server is connected, 300 s without a byte. Returns the number of bytes. Throws
+/// FetchFailure; the errors of `body` pass.
 std::uint64_t fetch_once(const std::string& url, const Call& call, ByteSink& body);
 
 } // namespace nixbuild::builtin
