@@ -5,10 +5,12 @@
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/dispatch.hpp>
+#include <boost/asio/error.hpp>
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <boost/system/system_error.hpp>
 
 #include <chrono>
 #include <exception>
@@ -45,6 +47,11 @@ struct TaskGroup::State {
     }
     try {
       std::rethrow_exception(failure);
+    } catch (const boost::system::system_error& error) {
+      // What was cancelled, or had its descriptor closed, has only done what it was told.
+      if (error.code() != asio::error::operation_aborted) {
+        log.warning(name + ": " + error.what());
+      }
     } catch (const std::exception& error) {
       log.warning(name + ": " + error.what());
     }

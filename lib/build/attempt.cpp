@@ -168,7 +168,7 @@ aio::Task<model::BuildResult> Attempt::run(const std::function<void(std::int64_t
 }
 
 aio::Task<model::BuildResult> Attempt::resume(store::OpenBuild open,
-                                              const std::function<bool()>& wanted) {
+                                              const std::function<aio::Task<bool>()>& wanted) {
   record_ = open.record;
   record_.log_bytes = feed_->size();
   model::BuildResult result;
@@ -184,11 +184,16 @@ aio::Task<model::BuildResult> Attempt::resume(store::OpenBuild open,
     } else {
       expect_valid(valid);
       check_inputs();
-      if (!adopted && !wanted()) {
+      bool goes_on = adopted;
+      if (!goes_on) {
+        goes_on = co_await wanted();
+      }
+      if (!goes_on) {
         throw BuildFailure(model::BuildStatus::TransientFailure,
-                           fmt::format("build of '{}' was interrupted: the daemon ended, and its "
-                                       "machine is gone",
-                                       drv_text_));
+                           fmt::format("build of '{}' was interrupted: the daemon ended {}, and "
+                                       "nobody came back for it",
+                                       drv_text_,
+                                       open.plan.empty() ? "while it waited" : "with its machine"));
       }
       result = co_await build();
     }

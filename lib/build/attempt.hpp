@@ -33,7 +33,8 @@ public:
   Attempt& operator=(const Attempt&) = delete;
 
   aio::Task<model::BuildResult> run(const std::function<void(std::int64_t)>& on_number);
-  aio::Task<model::BuildResult> resume(store::OpenBuild open, const std::function<bool()>& wanted);
+  aio::Task<model::BuildResult> resume(store::OpenBuild open,
+                                       const std::function<aio::Task<bool>()>& wanted);
 
 private:
   /// How one machine ended.

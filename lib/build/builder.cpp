@@ -29,7 +29,7 @@ aio::Task<model::BuildResult> Builder::resume(store::OpenBuild open,
                                               BuildRequest request,
                                               std::shared_ptr<LogFeed> feed,
                                               std::shared_ptr<BuildControl> control,
-                                              std::function<bool()> wanted,
+                                              std::function<aio::Task<bool>()> wanted,
                                               std::shared_ptr<BuildInputs> inputs) {
   auto attempt = std::make_unique<Attempt>(parts_,
                                            settings_,

@@ -31,6 +31,7 @@ struct SharedBuild {
   // Set once, before anybody attaches; the others under the lock of SharedBuilds::State.
   std::function<void(const std::shared_ptr<SharedBuild>&)> leave; ///< none: nothing to leave
   unsigned askers = 0;
+  aio::Event change;         ///< somebody arrived, or the build is not wanted any more
   std::uint64_t changes = 0; ///< counts arrivals, so that a time of grace knows its own
   KeepRunning keep = KeepRunning::Abort;
   std::chrono::seconds grace{0};
@@ -40,6 +41,22 @@ struct SharedBuild {
   std::exception_ptr failure;
   bool ended = false;
   aio::Event end;
+
+  void arrive() {
+    ++askers;
+    ++changes;
+    change.notify();
+  }
+
+  void cancel() {
+    control->cancel();
+    change.notify();
+  }
+
+  void leave_running() {
+    control->leave_running();
+    change.notify();
+  }
 
   /// The strongest choice of all askers so far counts.
   void add_choice(const BuildPolicy& policy) {
@@ -107,7 +124,7 @@ struct SharedBuilds::State : std::enable_shared_from_this<State> {
       }
     };
     if (closed) {
-      build->control->leave_running(); // came too late for this daemon
+      build->leave_running(); // came too late for this daemon
     }
     all.push_back(build);
     if (build->listed) {
@@ -132,7 +149,7 @@ struct SharedBuilds::State : std::enable_shared_from_this<State> {
       return;
     }
     if (wait.count() == 0) {
-      build->control->cancel();
+      build->cancel();
       return;
     }
     auto waiting = wait_for_return(shared_from_this(), build, build->changes, wait);
@@ -146,15 +163,28 @@ struct SharedBuilds::State : std::enable_shared_from_this<State> {
     }
   }
 
-  /// Whether a build that an earlier daemon left, and whose machine is gone, shall run again. A
-  /// build that is not wanted is on its way out from that moment on.
-  bool still_wanted(SharedBuild& build) {
-    const std::lock_guard lock(mutex);
-    const bool wanted = build.askers > 0 || build.keep != KeepRunning::Abort;
-    if (!wanted) {
-      build.control->cancel();
+  /// Whether a build that an earlier daemon left waiting, or whose machine is gone, shall run: it
+  /// is kept, or somebody comes back for it before its time of grace is over.
+  static aio::Task<bool> wait_until_wanted(std::shared_ptr<State> self,
+                                           std::shared_ptr<SharedBuild> build) {
+    for (;;) {
+      const auto seen = build->change.count();
+      if (build->control->cancelled()) {
+        co_return false;
+      }
+      if (build->control->left_running()) {
+        throw Error(Reaction::Cancelled,
+                    "build.cancelled",
+                    "the daemon ended while the build waited for its client");
+      }
+      {
+        const std::lock_guard lock(self->mutex);
+        if (build->askers > 0 || build->keep != KeepRunning::Abort) {
+          co_return true;
+        }
+      }
+      co_await build->change.wait(seen);
     }
-    return wanted;
   }
 
   static aio::Task<void> wait_for_return(std::shared_ptr<State> self,
@@ -186,7 +216,7 @@ struct SharedBuilds::State : std::enable_shared_from_this<State> {
     }
     const std::lock_guard lock(self->mutex);
     if (build->askers == 0 && build->changes == changes && !self->closed) {
-      build->control->cancel();
+      build->cancel();
     }
   }
 
@@ -200,8 +230,8 @@ struct SharedBuilds::State : std::enable_shared_from_this<State> {
     std::exception_ptr failure;
     try {
       if (open) {
-        std::function<bool()> wanted = [self, build] {
-          return self->still_wanted(*build);
+        std::function<aio::Task<bool>()> wanted = [self, build] {
+          return wait_until_wanted(self, build);
         };
         result = co_await self->builder.resume(std::move(*open),
                                                std::move(request),
@@ -263,8 +293,7 @@ aio::Task<Attachment> SharedBuilds::ask(BuildRequest request) {
     attachment.build_->inputs = inputs;
   }
   auto& build = *attachment.build_;
-  ++build.askers;
-  ++build.changes;
+  build.arrive();
   build.add_choice(policy);
   if (attachment.joined_) {
     co_return attachment;
@@ -291,8 +320,7 @@ std::optional<Attachment> SharedBuilds::attach(store::AccountId account, std::in
     return std::nullopt;
   }
   attachment.joined_ = true;
-  ++attachment.build_->askers;
-  ++attachment.build_->changes;
+  attachment.build_->arrive();
   return attachment;
 }
 
@@ -300,7 +328,7 @@ bool SharedBuilds::cancel(store::AccountId account, std::int64_t number) {
   const std::lock_guard lock(state_->mutex);
   const auto build = state_->find(account, number);
   if (build) {
-    build->control->cancel();
+    build->cancel();
   }
   return build != nullptr;
 }
@@ -314,10 +342,6 @@ std::vector<std::string> SharedBuilds::take_up() {
       request.emplace(builder.request_of(open));
     } catch (const Error& error) {
       builder.give_up(open, fmt::format("interrupted: {}", error.what()));
-      continue;
-    }
-    if (open.plan.empty() && request->policy->keep == KeepRunning::Abort) {
-      builder.give_up(open, "interrupted: the daemon ended while the build waited");
       continue;
     }
     if (!open.plan.empty()) {
@@ -349,7 +373,7 @@ void SharedBuilds::leave_running() {
   const std::lock_guard lock(state_->mutex);
   state_->closed = true;
   for (const auto& build : state_->all) {
-    build->control->leave_running();
+    build->leave_running();
   }
 }
 

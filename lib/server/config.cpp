@@ -63,6 +63,14 @@ std::string one_of(const toml::node& node, const std::set<std::string>& allowed)
   return value;
 }
 
+std::string program_path(const toml::node& node) {
+  auto value = text(node);
+  if (!value.starts_with('/')) {
+    throw WrongValue("the absolute path of a program");
+  }
+  return value;
+}
+
 bool truth(const toml::node& node) {
   const auto value = node.value_exact<bool>();
   if (!value) {
@@ -213,6 +221,14 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
         {"shell",
          [](C& c, const N& n) {
            c.shell = text(n);
+         }},
+        {"qemu",
+         [](C& c, const N& n) {
+           c.qemu = program_path(n);
+         }},
+        {"network-helper",
+         [](C& c, const N& n) {
+           c.network_helper = program_path(n);
          }},
         {"network",
          [](C& c, const N& n) {

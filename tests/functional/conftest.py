@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,13 @@ def keep_log(started):
     log = started.state_dir / "daemon.log"
     if log.exists():
         print(f"--- {log}\n" + log.read_text(errors="replace")[-20000:])
+
+
+def wait_until(condition, patience=60):
+    deadline = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def peer_of(request, scratch, server):

@@ -11,6 +11,7 @@ from pathlib import Path
 import conftest
 import peers
 import pytest
+from conftest import wait_until
 
 pytestmark = pytest.mark.skipif(conftest.SERVER != "nixbuild", reason="no other server promises this")
 
@@ -87,13 +88,6 @@ def runners(server):
     needle = str(server.state_dir / "run")
     found = peers.find_processes(needle)
     return {pid for pid, words in found.items() if os.path.basename(words[0]) == "nixbuild-runner"}
-
-
-def wait_until(condition, patience=60):
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def builds_of(server, tag):

@@ -172,8 +172,18 @@ Finding check_kernel(const Patient& patient) {
   return finding;
 }
 
+/// A text as one word of a shell's command.
+std::string shell_word(const std::string& text) {
+  std::string word = "'";
+  for (const char c : text) {
+    word += c == '\'' ? std::string("'\\''") : std::string(1, c);
+  }
+  return word + "'";
+}
+
 Finding check_qemu(const Patient& patient) {
-  const auto program = patient.defaults.qemu.string();
+  const auto& set = patient.config.qemu;
+  const auto program = set.empty() ? patient.defaults.qemu.string() : set;
   Finding finding{"qemu", Level::Ok, "", ""};
   const auto close = [](std::FILE* pipe) {
     ::pclose(pipe);
@@ -181,7 +191,7 @@ Finding check_qemu(const Patient& patient) {
   std::array<char, 256> line{};
   if (::access(program.c_str(), X_OK) == 0) {
     const std::unique_ptr<std::FILE, decltype(close)> pipe(
-        ::popen((program + " --version 2>/dev/null").c_str(), "re"), close);
+        ::popen((shell_word(program) + " --version 2>/dev/null").c_str(), "re"), close);
     if (pipe != nullptr && std::fgets(line.data(), line.size(), pipe.get()) != nullptr) {
       finding.says = line.data();
     }
@@ -192,7 +202,7 @@ Finding check_qemu(const Patient& patient) {
   if (finding.says.empty()) {
     finding.level = Level::Problem;
     finding.says = program + " is missing or does not start";
-    finding.advice = "install the package qemu-system-x86";
+    finding.advice = "install the package qemu-system-x86, or set sandbox.qemu";
   }
   return finding;
 }
@@ -236,7 +246,8 @@ Finding check_shell(const Patient& patient) {
 }
 
 Finding check_network(const Patient& patient) {
-  const auto program = patient.defaults.network_helper.string();
+  const auto& set = patient.config.network_helper;
+  const auto program = set.empty() ? patient.defaults.network_helper.string() : set;
   Finding finding{"network helper", Level::Ok, program, ""};
   if (::access(program.c_str(), X_OK) != 0) {
     finding.level = Level::Warning;

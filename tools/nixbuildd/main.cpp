@@ -96,6 +96,12 @@ nixbuild::sandbox::QemuExecutorSettings sandbox_settings(const nixbuild::server:
   if (!config.shell.empty()) {
     settings.busybox = config.shell;
   }
+  if (!config.qemu.empty()) {
+    settings.qemu = config.qemu;
+  }
+  if (!config.network_helper.empty()) {
+    settings.network_helper = config.network_helper;
+  }
   if (!config.kernel_image.empty()) {
     nixbuild::sandbox::KernelSource kernel;
     kernel.image = config.kernel_image;

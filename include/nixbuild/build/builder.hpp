@@ -149,13 +149,14 @@ public:
                                     std::shared_ptr<BuildInputs> inputs = nullptr);
 
   /// Takes up a build that an earlier daemon left open: follows the machine that still runs it, or,
-  /// where that is gone and `wanted` says so, starts a new one; else the build is recorded as
-  /// interrupted. `feed` begins where the stored log ends.
+  /// where there is none and `wanted` says so in the end, starts a new one; else the build is
+  /// recorded as interrupted. An exception of `wanted` leaves it as run's exceptions do. `feed`
+  /// begins where the stored log ends.
   aio::Task<model::BuildResult> resume(store::OpenBuild open,
                                        BuildRequest request,
                                        std::shared_ptr<LogFeed> feed,
                                        std::shared_ptr<BuildControl> control,
-                                       std::function<bool()> wanted,
+                                       std::function<aio::Task<bool>()> wanted,
                                        std::shared_ptr<BuildInputs> inputs);
 
   /// What an open build was asked to do. Errors: `build.request`, those of parse_derivation.

@@ -65,8 +65,9 @@ public:
   bool cancel(store::AccountId account, std::int64_t number);
 
   /// Takes up what an earlier daemon left open, before anybody asks: builds whose machines may
-  /// still run go on, waiting ones are queued again where their policy keeps them, all others are
-  /// recorded as interrupted. Returns the plans of the machines that are still wanted. Blocking.
+  /// still run go on; others are queued again, at once where their policy keeps them, else as soon
+  /// as somebody asks for them within `return_grace`, after which they are recorded as
+  /// interrupted. Returns the plans of the machines that are still wanted. Blocking.
   [[nodiscard]] std::vector<std::string> take_up();
   /// This daemon is about to end: from now on builds are left to the next one, running or waiting,
   /// and nobody's leaving ends one.

@@ -35,7 +35,10 @@ struct Config {
   bool allow_emulation = false;     ///< emulation with more than one account
   std::string kernel_image;         ///< empty: the newest one that was imported or lies in /boot
   std::string kernel_modules;
-  std::string shell;   ///< static busybox for /bin/sh; empty: looked for
+  std::string shell; ///< static busybox for /bin/sh; empty: looked for
+  /// Absolute paths of the emulator and of passt; empty: Debian's places for them.
+  std::string qemu;
+  std::string network_helper;
   bool network = true; ///< fixed-output builds reach the public internet, where passt is there
   /// What they reach beyond that: `ADDRESS` or `ADDRESS/PREFIX`, IPv4.
   std::set<std::string> network_allow;

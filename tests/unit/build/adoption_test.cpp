@@ -105,35 +105,43 @@ TEST_CASE("adoption: the next daemon ends a build that nobody comes back for", "
 TEST_CASE("adoption: a machine that is gone is replaced for a build that is kept or asked for",
           "[build]") {
   World world;
-  const bool keep = GENERATE(true, false);
+  enum class Case { Kept, AskedFor, Nobody };
+  const auto which = GENERATE(Case::Kept, Case::AskedFor, Case::Nobody);
+  world.return_grace = which == Case::Nobody ? 1s : 600s;
+  const auto request = request_for(world.alice, "x");
   {
     auto& daemon = mortal(world, slow(60s));
-    auto request = request_for(world.alice, "x");
-    const auto asker = daemon.ask(keep ? kept(request) : request);
+    const auto asker = daemon.ask(which == Case::Kept ? kept(request) : request);
     REQUIRE(says_begin(asker));
     daemon.kill();
   }
-  const auto lost = world.host->machines.begin()->second;
   world.host->machines.clear();
   Daemon daemon(world, slow(10ms));
+  if (which == Case::AskedFor) {
+    CHECK(daemon.builds.running() == 1);
+    CHECK(daemon.executor.runs().empty());
+    const auto asker = daemon.complete(request);
+    CHECK(asker->number() == 1);
+    CHECK(asker->joined());
+  }
   CHECK(eventually([&] { return daemon.builds.running() == 0; }));
   const auto record = world.db->build(world.alice, 1);
-  if (keep) {
+  if (which == Case::Nobody) {
+    CHECK(record->status == BuildStatus::TransientFailure);
+    CHECK(record->error.find("ended with its machine, and nobody came back") != std::string::npos);
+    CHECK(daemon.executor.runs().empty());
+  } else {
     CHECK(record->status == BuildStatus::Built);
     CHECK(record->attempt == 2);
     CHECK(world.log_of(1) == "begin\n"
                              "[nixbuild] building with 1 cpu and 1024 MiB of memory (fake)\n"
                              "begin\nend\n");
     CHECK(daemon.executor.runs().at(0)->id == "1-2");
-  } else {
-    CHECK(record->status == BuildStatus::TransientFailure);
-    CHECK(record->error.find("interrupted") != std::string::npos);
-    CHECK(daemon.executor.runs().empty());
   }
   CHECK(world.db->open_builds().empty());
 }
 
-TEST_CASE("adoption: waiting builds are queued again where they are kept", "[build]") {
+TEST_CASE("adoption: waiting builds are queued again", "[build]") {
   World world;
   build::BuilderSettings settings;
   settings.cpus = 2;
@@ -142,19 +150,31 @@ TEST_CASE("adoption: waiting builds are queued again where they are kept", "[bui
     const auto running = daemon.ask(kept(request_for(world.alice, "x")));
     REQUIRE(says_begin(running));
     const auto waiting = daemon.ask(kept(request_for(world.alice, "y")));
-    const auto dropped = daemon.ask(request_for(world.alice, "z"));
-    REQUIRE(eventually([&] { return world.db->open_builds().size() == 3; }));
+    const auto cut_off = daemon.ask(request_for(world.alice, "z"));
+    const auto gone = daemon.ask(request_for(world.alice, "w"));
+    REQUIRE(eventually([&] { return world.db->open_builds().size() == 4; }));
     daemon.kill();
   }
   world.host->machines.clear();
+  {
+    // What is kept runs by itself; what is not waits for its client.
+    Daemon daemon(world, slow(10ms), settings);
+    CHECK(eventually([&] { return daemon.builds.running() == 2; }));
+    CHECK(world.db->build(world.alice, 1)->status == BuildStatus::Built);
+    CHECK(world.db->build(world.alice, 2)->status == BuildStatus::Built);
+    CHECK(world.db->build(world.alice, 2)->attempt == 1);
+    const auto back = daemon.complete(request_for(world.alice, "z"));
+    CHECK(back->number() == 3);
+    CHECK(back->result().status == BuildStatus::Built);
+  }
+  // It waits through the orderly end of a daemon, too, until its time of grace is over.
+  CHECK(world.db->open_builds().size() == 1);
+  world.return_grace = 1s;
   Daemon daemon(world, slow(10ms), settings);
   CHECK(eventually([&] { return daemon.builds.running() == 0; }));
-  CHECK(world.db->build(world.alice, 1)->status == BuildStatus::Built);
-  CHECK(world.db->build(world.alice, 2)->status == BuildStatus::Built);
-  CHECK(world.db->build(world.alice, 2)->attempt == 1);
-  CHECK(world.db->build(world.alice, 3)->status == BuildStatus::TransientFailure);
-  CHECK(world.db->build(world.alice, 3)->error ==
-        "interrupted: the daemon ended while the build waited");
+  CHECK(world.db->build(world.alice, 4)->status == BuildStatus::TransientFailure);
+  CHECK(world.db->build(world.alice, 4)->error.find("while it waited, and nobody came back") !=
+        std::string::npos);
 }
 
 TEST_CASE("adoption: what was registered already is not registered twice", "[build]") {

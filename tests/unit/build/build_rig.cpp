@@ -40,7 +40,7 @@ Daemon::Daemon(World& w, FakeExecutor::Script script, build::BuilderSettings set
     : world(w), store(*w.db, *w.segments, clock, model::StoreDir()),
       executor(io.get_executor(), std::move(script), w.host), leases(hasty(), {machine()}, clock),
       builder({store, *w.logs, executor, leases, pool, clock, log, nullptr}, settings),
-      builds(builder, build_tasks) {
+      builds(builder, build_tasks, {w.return_grace}) {
   world.host->daemon_killed = false;
   static_cast<void>(builds.take_up());
   loop = std::jthread([this] { io.run(); });

@@ -39,6 +39,7 @@ struct World {
   std::unique_ptr<store::SegmentStore> segments = store::make_memory_segments();
   std::unique_ptr<store::LogStore> logs = store::make_memory_logs();
   std::shared_ptr<FakeHost> host = std::make_shared<FakeHost>();
+  std::chrono::seconds return_grace{600}; ///< of its daemons
   store::AccountId alice = db->ensure_account("alice");
   store::AccountId bob = db->ensure_account("bob");
 

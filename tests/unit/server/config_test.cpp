@@ -48,6 +48,8 @@ allow-emulation = true
 kernel-image = "/boot/vmlinuz-x"
 kernel-modules = "/lib/modules/x"
 shell = "/bin/busybox"
+qemu = "/opt/qemu/bin/qemu-system-x86_64"
+network-helper = "/opt/passt/bin/passt"
 network = false
 network-allow = ["10.1.0.0/16", "192.168.3.4"]
 certificates = "/etc/ca.pem"
@@ -83,6 +85,8 @@ dir = "/gnu/store"
   CHECK(config.kernel_image == "/boot/vmlinuz-x");
   CHECK(config.kernel_modules == "/lib/modules/x");
   CHECK(config.shell == "/bin/busybox");
+  CHECK(config.qemu == "/opt/qemu/bin/qemu-system-x86_64");
+  CHECK(config.network_helper == "/opt/passt/bin/passt");
   CHECK_FALSE(config.network);
   CHECK(config.network_allow == std::set<std::string>{"10.1.0.0/16", "192.168.3.4"});
   CHECK(config.certificates == "/etc/ca.pem");
@@ -120,6 +124,8 @@ TEST_CASE("config: mistakes are told with file and line", "[server][reject]") {
   }
   CHECK(error_of("[sandbox]\nimpure-env = [\"a\"]\n").code() == "config.value");
   CHECK(error_of("[sandbox]\nimpure-env = {a = 1}\n").code() == "config.value");
+  CHECK(error_of("[sandbox]\nqemu = \"qemu\"\n").message().find("absolute path") !=
+        std::string::npos);
   CHECK(error_of("[builds\n").code() == "config.syntax");
   const auto setting = error_of("[settings]\nmax-cpus = 3\n");
   CHECK(setting.code() == "config.unknown-key");

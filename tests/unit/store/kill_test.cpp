@@ -1,10 +1,8 @@
 #include "fixture.hpp"
+#include "support/traced_process.hpp"
 
 #include <catch2/catch.hpp>
 #include <fcntl.h>
-#include <signal.h>
-#include <sys/ptrace.h>
-#include <sys/wait.h>
 
 #include <algorithm>
 #include <chrono>
@@ -22,73 +20,6 @@ using namespace nixbuild::store::testing;
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Runs `work` in a child process and kills it at its n-th system call (entries and exits both
-/// count, of all threads).
-struct Outcome {
-  std::size_t calls = 0; ///< seen before the end
-  bool killed = false;
-  bool failed = false; ///< it ended by itself, and not well
-};
-
-[[noreturn]] void run_child(const std::function<void()>& work) {
-  ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
-  ::raise(SIGSTOP);
-  try {
-    work();
-  } catch (const std::exception& error) {
-    std::cerr << "child: " << error.what() << "\n";
-    ::_exit(3);
-  }
-  ::_exit(0);
-}
-
-/// Follows the child's threads until the limit is reached or all have ended.
-Outcome follow(pid_t child, std::size_t limit) {
-  Outcome outcome;
-  for (;;) {
-    int status = 0;
-    const pid_t thread = ::waitpid(-1, &status, __WALL);
-    if (thread < 0) {
-      return outcome;
-    }
-    if (WIFEXITED(status) || WIFSIGNALED(status)) {
-      if (thread == child) {
-        outcome.failed = !outcome.killed && !(WIFEXITED(status) && WEXITSTATUS(status) == 0);
-      }
-      continue;
-    }
-    const bool call = WSTOPSIG(status) == (SIGTRAP | 0x80);
-    outcome.calls += call ? 1 : 0;
-    if (call && outcome.calls >= limit && !outcome.killed) {
-      outcome.killed = true;
-      ::kill(child, SIGKILL);
-      continue;
-    }
-    const bool ours = call || WSTOPSIG(status) == SIGTRAP || WSTOPSIG(status) == SIGSTOP;
-    ::ptrace(PTRACE_SYSCALL, thread, nullptr, ours ? 0 : WSTOPSIG(status));
-  }
-}
-
-/// Nothing where processes may not be traced.
-std::optional<Outcome> run_killed_at(std::size_t limit, const std::function<void()>& work) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    run_child(work);
-  }
-  int status = 0;
-  if (::waitpid(child, &status, __WALL) != child || !WIFSTOPPED(status) ||
-      ::ptrace(PTRACE_SETOPTIONS,
-               child,
-               nullptr,
-               PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE | PTRACE_O_EXITKILL) != 0) {
-    ::kill(child, SIGKILL);
-    ::waitpid(child, &status, __WALL);
-    return std::nullopt;
-  }
-  ::ptrace(PTRACE_SYSCALL, child, nullptr, 0);
-  return follow(child, limit);
-}
 
 /// A small path, a large one that refers to it, one that nothing needs, and a collection. What is
 /// committed is told through `acknowledged`.
@@ -174,7 +105,7 @@ std::vector<std::string> lines_of(int fd) {
 }
 
 /// One process from start to its death at a system call, and what it left.
-std::optional<Outcome> round(const fs::path& dir, std::size_t limit, std::string& flaw) {
+std::optional<tests::Traced> round(const fs::path& dir, std::size_t limit, std::string& flaw) {
   int ends[2];
   if (::pipe2(ends, O_CLOEXEC) != 0) {
     throw_system_error("test.pipe", "making a pipe");
@@ -182,10 +113,10 @@ std::optional<Outcome> round(const fs::path& dir, std::size_t limit, std::string
   const UniqueFd read(ends[0]);
   UniqueFd write(ends[1]);
   const auto outcome =
-      run_killed_at(limit, [&] { work_on(dir, std::to_string(limit), write.get()); });
+      tests::run_killed_at(limit, [&] { work_on(dir, std::to_string(limit), write.get()); });
   write.reset();
   if (outcome) {
-    flaw = outcome->failed ? "the child failed" : flaw_in(dir, lines_of(read.get()));
+    flaw = outcome->failed() ? "the child failed" : flaw_in(dir, lines_of(read.get()));
   }
   return outcome;
 }
@@ -203,7 +134,7 @@ TEST_CASE("store: a process killed at any system call leaves a sound store",
   }
   REQUIRE(flaw.empty());
   REQUIRE_FALSE(whole->killed);
-  REQUIRE(whole->calls > 100);
+  REQUIRE(whole->stops > 100);
   // Points spread over the whole run by a stride that is prime, so that a slow machine, which does
   // fewer rounds, leaves no part of it out.
   constexpr std::size_t kRounds = 150;
@@ -211,10 +142,10 @@ TEST_CASE("store: a process killed at any system call leaves a sound store",
   constexpr std::chrono::seconds kEnough{40};
   const auto start = std::chrono::steady_clock::now();
   std::size_t kills = 0;
-  for (std::size_t i = 0; i < std::min(kRounds, whole->calls); ++i) {
-    const std::size_t limit = 1 + i * kStride % whole->calls;
+  for (std::size_t i = 0; i < std::min(kRounds, whole->stops); ++i) {
+    const std::size_t limit = 1 + i * kStride % whole->stops;
     const auto outcome = round(dir.path(), limit, flaw);
-    INFO("killed at system call " << limit << " of " << whole->calls);
+    INFO("killed at system call " << limit << " of " << whole->stops);
     REQUIRE(outcome);
     REQUIRE(flaw.empty());
     kills += outcome->killed ? 1U : 0U;
@@ -222,6 +153,6 @@ TEST_CASE("store: a process killed at any system call leaves a sound store",
       break;
     }
   }
-  std::cout << "# killed " << kills << " times, of " << whole->calls << " system calls\n";
+  std::cout << "# killed " << kills << " times, of " << whole->stops << " system calls\n";
   CHECK(kills > 20);
 }
