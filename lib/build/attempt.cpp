@@ -325,9 +325,16 @@ aio::Task<void> Attempt::end_record(const model::BuildResult& result) {
   record_.status = result.status;
   record_.error = result.error;
   record_.output_bytes = 0;
+  record_.outputs.clear();
   for (const auto& info : built_) {
     record_.output_bytes += info.nar_size;
+    const auto made = std::find(made_paths_.begin(), made_paths_.end(), info.path);
+    const auto& name = output_names_.at(static_cast<std::size_t>(made - made_paths_.begin()));
+    record_.outputs.push_back({name, info.path, info.nar_hash, info.nar_size});
   }
+  std::sort(record_.outputs.begin(), record_.outputs.end(), [](const auto& a, const auto& b) {
+    return a.name < b.name;
+  });
   repeatable_ = repeatable_ || watch_->reason == Stop::Timeout || watch_->reason == Stop::Silence;
   const auto outcome = outcome_of(result);
   auto work = [this, &outcome] {

@@ -238,6 +238,12 @@ void LeaseDesk::set_account(const scheduler::AccountPolicy& policy) {
   });
 }
 
+void LeaseDesk::set_key_weight(const std::string& account, const std::string& key, double weight) {
+  state_->drive([&](scheduler::Scheduler& scheduler, MonotonicTime now) {
+    scheduler.set_key_weight(account, key, weight, now);
+  });
+}
+
 void LeaseDesk::set_cpu_time_used(const std::string& account, scheduler::CpuTime used) {
   state_->drive([&](scheduler::Scheduler& scheduler, MonotonicTime now) {
     scheduler.set_cpu_time_used(account, used, now);

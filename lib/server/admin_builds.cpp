@@ -2,6 +2,8 @@
 #include "admin_text.hpp"
 #include "api_time.hpp"
 
+#include <nixbuild/model/hash_text.hpp>
+
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <boost/asio/use_awaitable.hpp>
@@ -11,6 +13,7 @@
 #include <boost/json/serialize.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <chrono>
 
@@ -32,13 +35,12 @@ std::int64_t now_us() {
       .count();
 }
 
-std::int64_t parse_number(const std::string& text) {
+/// Nothing when the text is no number.
+std::optional<std::int64_t> parse_number(const std::string& text) {
   std::int64_t number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  if (error != std::errc() || end != text.data() + text.size() || number < 0) {
-    throw_usage(fmt::format("'{}' is no build number", printable(text)));
-  }
-  return number;
+  const bool whole = error == std::errc() && end == text.data() + text.size() && number >= 0;
+  return whole ? std::optional(number) : std::nullopt;
 }
 
 store::BuildRecord find_build(const AdminCall& call, std::int64_t number) {
@@ -51,6 +53,24 @@ store::BuildRecord find_build(const AdminCall& call, std::int64_t number) {
   return std::move(*record);
 }
 
+/// The newest build of a derivation, or the one that made an output.
+store::BuildRecord find_build(const AdminCall& call, const model::StorePath& path) {
+  for (auto& record : call.parts.store.db().builds(call.account, kMostBuilds)) {
+    const auto made_it = [&](const auto& output) {
+      return output.path == path;
+    };
+    if (record.derivation == path.base_name() ||
+        std::any_of(record.outputs.begin(), record.outputs.end(), made_it)) {
+      return std::move(record);
+    }
+  }
+  throw Error(Reaction::NotFound,
+              "admin.no-build",
+              fmt::format("account '{}' has no build of '{}'",
+                          call.handoff.account,
+                          call.parts.store.dir().print(path)));
+}
+
 } // namespace
 
 std::string_view status_name(const store::BuildRecord& record) {
@@ -61,7 +81,18 @@ std::string_view status_name(const store::BuildRecord& record) {
 }
 
 store::BuildRecord build_of_argument(const AdminCall& call) {
-  return find_build(call, parse_number(call.command.arguments.at(0)));
+  const auto& text = call.command.arguments.at(0);
+  if (const auto number = parse_number(text)) {
+    return find_build(call, *number);
+  }
+  std::optional<model::StorePath> path;
+  try {
+    const bool whole = text.starts_with('/');
+    path = whole ? call.parts.store.dir().parse(text) : model::StorePath::parse(text);
+  } catch (const Error&) {
+    throw_usage(fmt::format("'{}' is neither a build number nor a store path", printable(text)));
+  }
+  return find_build(call, *path);
 }
 
 namespace {
@@ -79,7 +110,18 @@ json::value parse_phases(const store::BuildRecord& record) {
   return error || !value.is_object() ? json::value(json::object{}) : value;
 }
 
-json::object as_json(const store::BuildRecord& record) {
+json::array outputs_as_json(const model::StoreDir& dir, const store::BuildRecord& record) {
+  json::array list;
+  for (const auto& output : record.outputs) {
+    list.push_back(json::object{{"name", output.name},
+                                {"path", dir.print(output.path)},
+                                {"narHash", model::hash_sri(output.nar_hash)},
+                                {"narSize", output.nar_size}});
+  }
+  return list;
+}
+
+json::object as_json(const model::StoreDir& dir, const store::BuildRecord& record) {
   return json::object{{"id", record.id},
                       {"derivation", record.derivation},
                       {"platform", record.platform},
@@ -96,13 +138,14 @@ json::object as_json(const store::BuildRecord& record) {
                       {"logBytes", record.log_bytes},
                       {"diskBytes", record.disk_bytes},
                       {"outputBytes", record.output_bytes},
+                      {"outputs", outputs_as_json(dir, record)},
                       {"key", record.ssh_key},
                       {"tags", json::array(record.tags.begin(), record.tags.end())},
                       {"accelerator", record.accelerator},
                       {"phasesMicroseconds", parse_phases(record)}};
 }
 
-std::string as_text(const store::BuildRecord& record) {
+std::string as_text(const model::StoreDir& dir, const store::BuildRecord& record) {
   std::string text;
   const auto line = [&](std::string_view name, std::string_view value) {
     text += fmt::format("{:<12} {}\n", name, printable(value));
@@ -129,6 +172,10 @@ std::string as_text(const store::BuildRecord& record) {
                    human_size(record.peak_memory_bytes),
                    human_size(record.disk_bytes)));
   line("outputs", human_size(record.output_bytes));
+  for (const auto& output : record.outputs) {
+    line("  " + output.name,
+         fmt::format("{}, {}", dir.print(output.path), human_size(output.nar_size)));
+  }
   if (!record.tags.empty()) {
     line("tags", fmt::format("{}", fmt::join(record.tags, ", ")));
   }
@@ -173,8 +220,9 @@ LogPiece read_log(const AdminCall& call, std::int64_t number, std::uint64_t offs
 
 AdminAnswer show_builds(const AdminCall& call) {
   if (!call.command.arguments.empty()) {
-    const auto record = find_build(call, parse_number(call.command.arguments.front()));
-    return {call.json() ? json::serialize(as_json(record)) + "\n" : as_text(record)};
+    const auto record = build_of_argument(call);
+    return {call.json() ? json::serialize(as_json(call.parts.store.dir(), record)) + "\n"
+                        : as_text(call.parts.store.dir(), record)};
   }
   const auto limit = std::min(call.command.number("--limit", kDefaultLimit), kMostBuilds);
   const bool all = !call.command.has("--running") && !call.command.has("--failed");
@@ -197,7 +245,7 @@ AdminAnswer show_builds(const AdminCall& call) {
                  human_duration(duration_us(record)),
                  human_size(record.log_bytes),
                  record.derivation});
-      list.push_back(as_json(record));
+      list.push_back(as_json(call.parts.store.dir(), record));
     }
   }
   return {call.json() ? json::serialize(list) + "\n" : table.text()};
@@ -228,6 +276,13 @@ aio::Task<void> send_log(AdminCall& call, std::int64_t number, bool follow) {
   }
 }
 
+aio::Task<store::BuildRecord> look_up_argument(AdminCall& call) {
+  auto find = [&call] {
+    return build_of_argument(call);
+  };
+  co_return co_await call.parts.pool.run(std::move(find));
+}
+
 aio::Task<store::BuildRecord> look_up(AdminCall& call, std::int64_t number) {
   auto find = [&call, number] {
     return find_build(call, number);
@@ -248,15 +303,14 @@ std::string end_of(const store::BuildRecord& record) {
 } // namespace
 
 aio::Task<int> print_log(AdminCall& call) {
-  const auto number = parse_number(call.command.arguments.at(0));
-  co_await look_up(call, number);
-  co_await send_log(call, number, call.command.has("--follow"));
+  const auto record = co_await look_up_argument(call);
+  co_await send_log(call, record.id, call.command.has("--follow"));
   co_return 0;
 }
 
 aio::Task<int> attach_build(AdminCall& call) {
-  const auto number = parse_number(call.command.arguments.at(0));
-  auto record = co_await look_up(call, number);
+  auto record = co_await look_up_argument(call);
+  const auto number = record.id;
   co_await send_log(call, number, true);
   asio::steady_timer timer(co_await asio::this_coro::executor);
   for (;;) {

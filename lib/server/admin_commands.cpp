@@ -47,7 +47,8 @@ std::vector<CommandSpec> daemon_commands() {
       {"builds",
        "[ID]",
        "list builds, or show one",
-       "Newest first. `nixbuild builds ID` shows all that is known of one build.",
+       "Newest first. `nixbuild builds ID` shows all that is known of one build. Where an ID is\n"
+       "asked for, a store path will do: the newest build of a derivation, or what made an output.",
        {kJson,
         {"--limit", "N", "at most so many (default 50)"},
         {"--running", "", "only those that run"},

@@ -119,11 +119,32 @@ std::string bars_as_text(const std::vector<Bar>& bars) {
   return text;
 }
 
+/// What the builder itself, not the derivation's program, has written into the log: why the build
+/// waited, was started again, or where its result comes from. Of long logs the beginning.
+std::vector<std::string> story_of(const AdminCall& call, const store::BuildRecord& record) {
+  constexpr std::size_t kMost = 16 * kMiB;
+  constexpr std::size_t kLines = 100;
+  constexpr std::string_view kMark = "[nixbuild] ";
+  const auto log = call.parts.logs.read(record.id, 0, kMost).value_or(std::string());
+  std::vector<std::string> lines;
+  std::string_view rest = log;
+  while (!rest.empty() && lines.size() < kLines) {
+    const auto end = std::min(rest.find('\n'), rest.size());
+    const auto line = rest.substr(0, end);
+    if (line.starts_with(kMark)) {
+      lines.emplace_back(line.substr(kMark.size()));
+    }
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return lines;
+}
+
 } // namespace
 
 AdminAnswer explain_build(const AdminCall& call) {
   const auto record = build_of_argument(call);
   const auto bars = waterfall_of(record);
+  const auto story = story_of(call, record);
   std::optional<scheduler::Explanation> why;
   if (call.parts.leases != nullptr && !record.status) {
     why = call.parts.leases->explain(static_cast<scheduler::BuildId>(record.id));
@@ -139,6 +160,7 @@ AdminAnswer explain_build(const AdminCall& call) {
                         {"status", status_name(record)},
                         {"error", record.error},
                         {"attempt", record.attempt},
+                        {"story", json::array(story.begin(), story.end())},
                         {"waterfall", std::move(steps)}};
     object["scheduler"] = why ? json::value(as_json(call, *why)) : json::value(nullptr);
     return {json::serialize(object) + "\n"};
@@ -151,8 +173,10 @@ AdminAnswer explain_build(const AdminCall& call) {
     text += fmt::format("because      {}\n", printable(record.error));
   }
   if (record.attempt > 1) {
-    text += fmt::format("machines     {}, the others were lost or too small: see the log\n",
-                        record.attempt);
+    text += fmt::format("machines     {}\n", record.attempt);
+  }
+  for (const auto& line : story) {
+    text += fmt::format("{:<12} {}\n", &line == &story.front() ? "said" : "", printable(line));
   }
   if (why) {
     text += as_text(call, *why);

@@ -2,6 +2,7 @@
 #include "api.hpp"
 #include "api_time.hpp"
 
+#include <nixbuild/model/hash_text.hpp>
 #include <nixbuild/server/reported_status.hpp>
 
 #include <boost/json/array.hpp>
@@ -48,6 +49,20 @@ json::object tags_as_json(const std::set<std::string>& tags) {
   return object;
 }
 
+json::value outputs_as_json(const ApiCall& call, const store::BuildRecord& record) {
+  if (record.outputs.empty()) {
+    return nullptr;
+  }
+  json::array list;
+  for (const auto& output : record.outputs) {
+    list.push_back(json::object{{"name", output.name},
+                                {"path", call.parts.store.dir().print(output.path)},
+                                {"nar_hash", model::hash_sri(output.nar_hash)},
+                                {"nar_size_bytes", output.nar_size}});
+  }
+  return list;
+}
+
 json::object as_json(const ApiCall& call, const store::BuildRecord& record) {
   const auto status = reported_status(record);
   json::object object;
@@ -69,7 +84,7 @@ json::object as_json(const ApiCall& call, const store::BuildRecord& record) {
   object["peak_memory_use_kilobytes"] = kibibytes_or_null(record.peak_memory_bytes);
   object["peak_storage_use_kilobytes"] = kibibytes_or_null(record.disk_bytes);
   object["derivation_path"] = call.parts.store.dir().text() + "/" + record.derivation;
-  object["outputs"] = nullptr;
+  object["outputs"] = outputs_as_json(call, record);
   object["system"] = record.platform;
   object["tags"] = tags_as_json(record.tags);
   object["restart_of_build_id"] = nullptr;

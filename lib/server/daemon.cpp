@@ -385,6 +385,9 @@ SessionCaller Daemon::State::caller_of(const Handoff& handoff) {
   caller.key = identity.key == 0 ? std::string() : std::to_string(identity.key);
   caller.settings = SessionSettings::resolve(identity.layers, handoff.environment);
   quotas.apply(identity.account, caller.settings.quotas());
+  if (identity.key != 0) {
+    quotas.apply_key(identity.account, identity.key, caller.settings);
+  }
   return caller;
 }
 

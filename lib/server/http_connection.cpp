@@ -85,7 +85,7 @@ ApiCaller caller_of(HttpService& service, const std::optional<TokenDigest>& dige
     caller.owner = owner;
     return caller;
   }
-  const auto now = service.clock.wall().time_since_epoch().count();
+  const auto now = unix_seconds(service.clock.wall());
   if (auto token = service.tokens.find(*digest, now)) {
     caller.account = std::move(token->account);
     caller.permissions = token->permissions;

@@ -43,6 +43,14 @@ void QuotaDesk::apply(store::AccountId account, const AccountQuotas& quotas) {
   store_.set_max_bytes(account, quotas.max_store_bytes);
 }
 
+void QuotaDesk::apply_key(store::AccountId account,
+                          std::int64_t key,
+                          const SessionSettings& settings) {
+  constexpr double kUsual = 100;
+  const auto weight = static_cast<double>(settings.effective().number(SettingId::KeyWeight));
+  leases_.set_key_weight(std::to_string(account.value), std::to_string(key), weight / kUsual);
+}
+
 void QuotaDesk::tell_all() {
   count_cpu_time();
   for (const auto& account : store_.db().accounts()) {
@@ -50,6 +58,10 @@ void QuotaDesk::tell_all() {
     layers.system = accounts_.system_settings();
     layers.account = store_.db().account_settings(account.id);
     apply(account.id, SessionSettings::resolve(layers, {}).quotas());
+    for (const auto& key : store_.db().keys(account.id)) {
+      layers.key = store_.db().key_settings(account.id, key.id);
+      apply_key(account.id, key.id, SessionSettings::resolve(layers, {}));
+    }
   }
 }
 

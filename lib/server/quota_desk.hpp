@@ -26,6 +26,8 @@ public:
   void tell_all();
   /// Of one account.
   void apply(store::AccountId account, const AccountQuotas& quotas);
+  /// Of one key of it, by its number.
+  void apply_key(store::AccountId account, std::int64_t key, const SessionSettings& settings);
   /// What every account's builds have taken in this month (UTC).
   void count_cpu_time();
   /// A month has begun since the cpu time was counted. Does not block.

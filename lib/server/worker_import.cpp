@@ -11,6 +11,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 #include <utility>
 
 namespace nixbuild::server {
@@ -342,12 +343,62 @@ aio::Task<void> WorkerState::perform(worker::AddMultipleToStore&) {
   conclude(worker::EmptyReply{});
 }
 
+namespace {
+
+constexpr std::uint64_t kMostLogBytes = 256 * kMiB;
+
+/// The log of a build that was made elsewhere gets a record of its own, as any build has. Blocking.
+void keep_log(const SessionParts& parts,
+              store::AccountId account,
+              const model::StorePath& derivation,
+              const Spool& log) {
+  store::BuildRecord record;
+  record.account = account;
+  record.derivation = derivation.base_name();
+  record.status = model::BuildStatus::Substituted;
+  record.created_us = std::chrono::duration_cast<std::chrono::microseconds>(
+                          std::chrono::system_clock::now().time_since_epoch())
+                          .count();
+  record.stopped_us = record.created_us;
+  record.log_bytes = log.size();
+  record.id = parts.store.db().add_build(record);
+  Bytes buffer(kTransferBuffer);
+  std::uint64_t offset = 0;
+  while (const std::size_t count = log.read(offset, buffer)) {
+    parts.logs.append(record.id, ByteView(buffer).first(count));
+    offset += count;
+  }
+  parts.logs.finish(record.id);
+}
+
+} // namespace
+
 aio::Task<void> WorkerState::perform(worker::AddBuildLog& request) {
-  throw Error(Reaction::Unsupported,
-              "worker.build-log",
-              fmt::format("the log of '{}' is not taken: only builds made here have logs",
-                          parts_.store.dir().print(request.path)));
-  co_return;
+  const auto derivation = parts_.store.dir().print(request.path);
+  if (!request.path.is_derivation()) {
+    throw Error(
+        Reaction::Reject, "worker.build-log", fmt::format("'{}' is no derivation", derivation));
+  }
+  Spool log;
+  Bytes buffer(kTransferBuffer);
+  while (const std::size_t count = co_await frames_->take(buffer)) {
+    if (log.size() + count > kMostLogBytes) {
+      throw Error(Reaction::Reject,
+                  "worker.build-log",
+                  fmt::format("the log of '{}' has more than {} MiB, the most that is taken",
+                              derivation,
+                              kMostLogBytes / kMiB));
+    }
+    auto keep = [&log, &buffer, count] {
+      log.append(ByteView(buffer).first(count));
+    };
+    co_await parts_.pool.run(std::move(keep));
+  }
+  auto work = [this, &request, &log] {
+    keep_log(parts_, account_, request.path, log);
+  };
+  co_await parts_.pool.run(std::move(work));
+  conclude(worker::NumberReply{1});
 }
 
 aio::Task<void> WorkerState::perform(worker::AddSignatures& request) {

@@ -270,7 +270,7 @@ model::PathInfo Import::State::complete() {
     info.references = scanned();
   }
   if (info.registration_time == 0) {
-    info.registration_time = store.clock.wall().time_since_epoch().count();
+    info.registration_time = unix_seconds(store.clock.wall());
   }
   parts.check.finish(info);
   parts.writer.finish();

@@ -3,8 +3,11 @@
 #include "metadata_rules.hpp"
 #include "sqlite_paths.hpp"
 
+#include <nixbuild/base/encoding.hpp>
+
 #include <algorithm>
 #include <limits>
+#include <sstream>
 #include <string>
 #include <utility>
 
@@ -15,7 +18,8 @@ namespace {
 #define NIXBUILD_BUILD_COLUMNS                                                                     \
   "Builds.id, account, derivation, platform, status, error, created_us, started_us, stopped_us, "  \
   "cpus, memory_bytes, peak_memory_bytes, cpu_us, log_bytes, accelerator, phases, "                \
-  "Builds.attempt, build_key, reused, of_another, ssh_key, tags, disk_bytes, output_bytes"
+  "Builds.attempt, build_key, reused, of_another, ssh_key, tags, disk_bytes, output_bytes, "       \
+  "outputs"
 
 constexpr const char* kSelectBuilds =
     "select " NIXBUILD_BUILD_COLUMNS " from Builds where account = ? order by id desc limit ?";
@@ -25,7 +29,7 @@ constexpr const char* kSelectOpen =
     "select " NIXBUILD_BUILD_COLUMNS ", plan, log_base, request from Builds "
     "join OpenBuilds on OpenBuilds.build = Builds.id "
     "order by Builds.id";
-constexpr int kBuildColumns = 24;
+constexpr int kBuildColumns = 25;
 
 #undef NIXBUILD_BUILD_COLUMNS
 
@@ -51,6 +55,38 @@ std::string text_of_tags(const std::set<std::string>& tags) {
   }
   return text;
 }
+
+/// A line for each: name, base name of the path, NAR hash in hexadecimal digits, NAR size.
+std::string text_of_outputs(const std::vector<BuildOutput>& outputs) {
+  std::string text;
+  for (const auto& output : outputs) {
+    text += output.name + " " + output.path.base_name() + " " +
+            hex_encode(output.nar_hash.bytes()) + " " + std::to_string(output.nar_size) + "\n";
+  }
+  return text;
+}
+
+std::vector<BuildOutput> outputs_of(const std::string& text) {
+  std::vector<BuildOutput> outputs;
+  std::istringstream words(text);
+  std::string name;
+  std::string path;
+  std::string digest;
+  for (std::uint64_t size = 0; words >> name >> path >> digest >> size;) {
+    Hash hash(HashAlgorithm::Sha256, hex_decode(digest));
+    outputs.push_back({name, model::StorePath::parse(path), hash, size});
+  }
+  return outputs;
+}
+
+/// The texts of a record's lists; they live until the query that is bound to them has run.
+struct ListTexts {
+  std::string tags;
+  std::string outputs;
+
+  explicit ListTexts(const BuildRecord& record)
+      : tags(text_of_tags(record.tags)), outputs(text_of_outputs(record.outputs)) {}
+};
 
 BuildRecord build_of_row(const Query& query) {
   BuildRecord record;
@@ -82,12 +118,12 @@ BuildRecord build_of_row(const Query& query) {
   record.tags = tags_of(query.text(21));
   record.disk_bytes = static_cast<std::uint64_t>(query.integer(22));
   record.output_bytes = static_cast<std::uint64_t>(query.integer(23));
+  record.outputs = outputs_of(std::string(query.text(24)));
   return record;
 }
 
-/// Binds all columns but the number; returns how many. `tags` is the text of the record's, and
-/// lives until the query has run.
-int bind_build(Query& query, const BuildRecord& record, const std::string& tags) {
+/// Binds all columns but the number; returns how many.
+int bind_build(Query& query, const BuildRecord& record, const ListTexts& lists) {
   query.bind(0, std::string_view(record.derivation)).bind(1, std::string_view(record.platform));
   if (record.status) {
     query.bind(2, static_cast<std::int64_t>(*record.status));
@@ -107,9 +143,10 @@ int bind_build(Query& query, const BuildRecord& record, const std::string& tags)
   }
   query.bind(16, record.reused).bind(17, std::int64_t{record.of_another});
   query.bind(18, std::string_view(record.ssh_key));
-  query.bind(19, std::string_view(tags)).bind(20, to_sql(record.disk_bytes));
-  query.bind(21, to_sql(record.output_bytes)).bind(22, record.account.value);
-  return 23;
+  query.bind(19, std::string_view(lists.tags)).bind(20, to_sql(record.disk_bytes));
+  query.bind(21, to_sql(record.output_bytes)).bind(22, std::string_view(lists.outputs));
+  query.bind(23, record.account.value);
+  return 24;
 }
 
 /// The attempt that an open build has come to.
@@ -180,10 +217,10 @@ std::int64_t insert_build(Connection& connection, const BuildRecord& record) {
               "insert into Builds (derivation, platform, status, error, created_us, started_us, "
               "stopped_us, cpus, memory_bytes, peak_memory_bytes, cpu_us, log_bytes, accelerator, "
               "phases, attempt, build_key, reused, of_another, ssh_key, tags, disk_bytes, "
-              "output_bytes, account) "
-              "values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
-  const auto tags = text_of_tags(record.tags);
-  bind_build(query, record, tags);
+              "output_bytes, outputs, account) "
+              "values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+  const ListTexts lists(record);
+  bind_build(query, record, lists);
   query.run();
   return connection.last_row();
 }
@@ -194,10 +231,10 @@ void update_build_row(Connection& connection, const BuildRecord& record) {
               "created_us = ?, started_us = ?, stopped_us = ?, cpus = ?, memory_bytes = ?, "
               "peak_memory_bytes = ?, cpu_us = ?, log_bytes = ?, accelerator = ?, phases = ?, "
               "attempt = ?, build_key = ?, reused = ?, of_another = ?, ssh_key = ?, tags = ?, "
-              "disk_bytes = ?, output_bytes = ? "
+              "disk_bytes = ?, output_bytes = ?, outputs = ? "
               "where account = ? and id = ?");
-  const auto tags = text_of_tags(record.tags);
-  const int next = bind_build(query, record, tags);
+  const ListTexts lists(record);
+  const int next = bind_build(query, record, lists);
   query.bind(next, record.id).run();
   if (connection.changes() == 0) {
     throw_unknown_build(record.id);

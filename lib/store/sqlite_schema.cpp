@@ -75,6 +75,11 @@ create index BuildsByEnd on Builds (stopped_us);
 create index OutcomesByBuild on Outcomes (build);
 )";
 
+/// What a build has made.
+constexpr const char* kBuildsWithOutputs = R"(
+alter table Builds add column outputs text not null default '';  -- a line for each
+)";
+
 /// What lifts a database from version i to version i + 1. Never edited after a release: changes are
 /// new entries. Accounts', keys' and builds' numbers are never used twice: sessions, logs and bills
 /// keep them. A path's row number is private to this database.
@@ -163,6 +168,7 @@ create table KeySettings (
     kBuildsByKeyAndTag,
     kRealisations,
     kBuildsByAge,
+    kBuildsWithOutputs,
 };
 static_assert(kMigrations.size() == kSqliteSchemaVersion);
 

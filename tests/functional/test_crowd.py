@@ -50,6 +50,38 @@ def test_two_hundred_clients_on_paper(scratch):
         crowd.end()
 
 
+def test_keys_share_by_their_weights(scratch):
+    """Two keys of one account and one processor: three starts of the heavy one for one of the other."""
+    crowd = paper.Paper(scratch, cpus=1)
+    conftest.import_kernel(crowd.state)
+    try:
+        keys = {}
+        for name, weight in (("heavy", 300), ("light", 100)):
+            public = scratch / name
+            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", public], check=True)
+            keys[name] = str(crowd.ask("key", "add", f"{public}.pub")["id"])
+            subprocess.run(
+                crowd.command("nixbuild", "settings", "set", "key-weight", str(weight), "--key", keys[name]), check=True
+            )
+        each, order = 8, []
+        with crowd.session() as first, futures.ThreadPoolExecutor(2 * each + 1) as pool:
+            # Holds the processor until all of them wait.
+            holding = pool.submit(crowd.build, first, "holding", 2000)
+
+            def one(name, number):
+                with crowd.session("--key", keys[name]) as session:
+                    status = crowd.build(session, f"{name}-{number}", 100)[0]
+                    order.append(name)
+                    return status
+
+            asked = [pool.submit(one, name, number) for number in range(each) for name in keys]
+            assert holding.result()[0] == paper.BUILT, holding.result()
+            assert {done.result() for done in asked} == {paper.BUILT}
+        assert order[:8].count("heavy") in (5, 6, 7), order
+    finally:
+        crowd.end()
+
+
 def test_twenty_clients_with_machines(module_scratch, server, small):
     """Two of them for each build."""
     clients = [

@@ -26,7 +26,7 @@ class TracedDaemon:
 
     def __init__(self, server, limit):
         end, ready = os.pipe()
-        command = [paper.program("killed-at"), str(limit), *server.command("nixbuildd", "--config", server.config)]
+        command = [paper.program("killed-at"), str(limit), *server.command("nixbuildd")]
         with open(server.state / "traced.log", "ab") as log:
             self.process = subprocess.Popen(
                 [*map(str, command), "--ready-fd", str(ready)],

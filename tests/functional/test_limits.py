@@ -39,8 +39,10 @@ def server(module_scratch):
 
 
 @pytest.fixture(scope="module")
-def client(module_scratch, server):
-    return peers.Client(module_scratch, "2.8.0", name="client", sshd=server)
+def client(module_scratch, server, small):
+    made = peers.Client(module_scratch, "2.8.0", name="client", sshd=server)
+    small.build_remotely(made, server, "first")
+    return made
 
 
 def builds(server):
@@ -54,7 +56,6 @@ def builds(server):
 @pytest.mark.parametrize("what", GREEDY)
 def test_greedy_builder(what, server, client, small):
     body, options, status, words = GREEDY[what]
-    small.build_remotely(client, server, f"before-{what}")
     before = peers.resident_peak_mib(server.daemon_pid())
     started = time.monotonic()
     done = small.build_remotely(client, server, what, body=body, extra=options, check=False)
@@ -67,3 +68,22 @@ def test_greedy_builder(what, server, client, small):
     assert words in record["error"], record
     small.build_remotely(client, server, f"after-{what}")
     assert peers.resident_peak_mib(server.daemon_pid()) < before + 32
+
+
+def test_memory_grows_until_it_is_enough(scratch, small):
+    """A builder that needs more than its machine's 256 MiB gets a machine of 512; its client sees a success."""
+    config = scratch / "nixbuild.toml"
+    config.write_text("[builds]\nbuild-memory-mib = 256\nmax-build-memory-mib = 1024\n")
+    with conftest.Server(scratch, config=config) as server:
+        client = peers.Client(scratch, "2.8.0", name="client", sshd=server)
+        body = "$busybox/bin/busybox dd if=/dev/zero of=/dev/null bs=220M count=1 && echo enough > $out"
+        done = small.build_remotely(client, server, "growing", body=body)
+        assert client.real(done.stdout.strip()).read_text() == "enough\n"
+        assert "[nixbuild] building with" in done.stderr and "512 MiB of memory" in done.stderr
+        (build,) = builds(server)
+        assert build["status"] == "Built" and build["memoryBytes"] == 512 << 20
+        why = subprocess.run(
+            [peers.program("nixbuild"), "--state-dir", server.state_dir, "why", str(build["id"])],
+            check=True, stdout=subprocess.PIPE, text=True,
+        ).stdout  # fmt: skip
+        assert "512 MiB" in why and "out of memory" in why, why

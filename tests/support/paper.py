@@ -42,7 +42,7 @@ class Paper:
         )
 
     def command(self, name, *words):
-        return [peers.program(name), "--state-dir", self.state, *words]
+        return [peers.program(name), "--state-dir", self.state, "--config", self.config, *words]
 
     def ask(self, *words):
         """What an administration command answers, as JSON."""
@@ -51,8 +51,9 @@ class Paper:
         )
         return json.loads(done.stdout)
 
-    def session(self, **more):
-        return serve_wire.Session(self.command("nixbuild-serve", "--config", self.config, "--serve", "--write"), **more)
+    def session(self, *words, **more):
+        command = self.command("nixbuild-serve", *words, "--serve", "--write")
+        return serve_wire.Session(command, **more)
 
     def build(self, session, tag, milliseconds=20):
         """(status, message, output path) of the build with that tag."""

@@ -3,6 +3,7 @@
 //
 //     paperMs        how long the build takes, in ten lines of log
 //     paperContents  what each output's one file holds
+//     paperExit      its exit status
 //     paperLock      a file that is locked meanwhile: a second run at the same time fails
 
 #include "support/fake_executor.hpp"
@@ -95,7 +96,7 @@ int build(const Ports& ports, const GuestJob& job, std::uint64_t& log_bytes) {
     say("paper line " + std::to_string(i) + "\n");
     std::this_thread::sleep_for(time / kLines);
   }
-  return 0;
+  return std::atoi(variable(job, "paperExit").c_str());
 }
 
 [[noreturn]] void

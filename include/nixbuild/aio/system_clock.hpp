@@ -8,7 +8,8 @@ namespace nixbuild::aio {
 class SystemClock final : public Clock {
 public:
   [[nodiscard]] WallTime wall() const override {
-    return std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
+    return std::chrono::time_point_cast<std::chrono::microseconds>(
+        std::chrono::system_clock::now());
   }
 
   [[nodiscard]] MonotonicTime monotonic() const override {

@@ -78,6 +78,8 @@ public:
   [[nodiscard]] ComputeLease adopt(scheduler::BuildRequest request);
 
   void set_account(const scheduler::AccountPolicy& policy);
+  /// The key's part of its account's share against the account's other keys, which have 1.
+  void set_key_weight(const std::string& account, const std::string& key, double weight);
   void set_cpu_time_used(const std::string& account, scheduler::CpuTime used);
   void set_health(const std::string& node, const scheduler::NodeHealth& health);
   /// Starts nothing new; what runs goes on.

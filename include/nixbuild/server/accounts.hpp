@@ -58,7 +58,7 @@ public:
   std::size_t revoke_tokens(const std::string& account) const;
 
   /// Seconds since 1970.
-  [[nodiscard]] std::int64_t now() const { return clock_.wall().time_since_epoch().count(); }
+  [[nodiscard]] std::int64_t now() const { return unix_seconds(clock_.wall()); }
 
   [[nodiscard]] const std::map<std::string, std::string>& system_settings() const noexcept {
     return settings_.system;

@@ -84,6 +84,7 @@ enum class SettingId : std::uint8_t {
   DefaultPermissions,
   AllowShell,
   Weight,
+  KeyWeight,
   MaxRunningBuilds,
   MaxRunningCpus,
   MaxRunningMem,
@@ -91,7 +92,7 @@ enum class SettingId : std::uint8_t {
   MaxStoreBytes,
 };
 
-inline constexpr std::size_t kSettingCount = 26;
+inline constexpr std::size_t kSettingCount = 27;
 
 struct SettingSpec {
   SettingId id = SettingId::MaxCpu;

@@ -50,6 +50,16 @@ struct SshKey {
 using StoredSettings = std::map<std::string, std::string>;
 
 /// A build as it is remembered. Times are microseconds since 1970; 0: not yet.
+/// What a build has made of one output.
+struct BuildOutput {
+  std::string name;
+  model::StorePath path;
+  Hash nar_hash;
+  std::uint64_t nar_size = 0;
+
+  bool operator==(const BuildOutput&) const = default;
+};
+
 struct BuildRecord {
   std::int64_t id = 0; ///< given by the database
   AccountId account;
@@ -75,6 +85,8 @@ struct BuildRecord {
   std::set<std::string> tags;     ///< `NAME:VALUE`, without control characters
   std::uint64_t disk_bytes = 0;   ///< that the builder had written when it ended
   std::uint64_t output_bytes = 0; ///< NAR bytes of all outputs together
+  /// As they came out, by name; empty unless it ended well. They may be gone from the store.
+  std::vector<BuildOutput> outputs;
 };
 
 /// A build that has not ended, with what is needed to take it up again after the daemon's death.

@@ -225,6 +225,29 @@ TEST_CASE("scheduler: accounts get starts by their weights, and a newcomer waits
   CHECK(waited <= 3); // the one that ran, and one of each other account
 }
 
+TEST_CASE("scheduler: the keys of an account share its part by their weights", "[scheduler]") {
+  Bench bench;
+  bench.node("n", 1, 8);
+  std::vector<BuildRequest> list;
+  for (BuildId id = 1; id <= 80; ++id) {
+    list.push_back(Bench::build(id));
+    list.back().key = id % 2 == 0 ? "heavy" : "light";
+  }
+  const auto account = list.front().account;
+  bench.scheduler.set_key_weight(account, "heavy", 3, bench.now);
+  bench.scheduler.submit(list, bench.now);
+  int heavy = 0;
+  auto running = bench.starts();
+  for (int i = 0; i < 40; ++i) {
+    heavy += running.at(0) % 2 == 0 ? 1 : 0;
+    bench.now += std::chrono::minutes(1);
+    bench.finish(running.at(0));
+    running = bench.starts();
+  }
+  CHECK(heavy >= 29);
+  CHECK(heavy <= 31);
+}
+
 TEST_CASE("scheduler: interactive before batch, and batch every fifth", "[scheduler]") {
   Bench bench;
   bench.node("n", 1, 8);

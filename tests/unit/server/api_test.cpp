@@ -354,6 +354,9 @@ TEST_CASE("http api: builds are found and summed by tag and key", "[server][http
   record.ssh_key = "5";
   record.disk_bytes = 2048;
   record.output_bytes = 4096;
+  const auto digest = hash_of(HashAlgorithm::Sha256, bytes_of("nar"));
+  const model::StorePath made(hash_of(HashAlgorithm::Sha1, bytes_of("made")).bytes(), "made");
+  record.outputs = {{"out", made, digest, 4096}};
   f.db->update_build(record);
   CHECK(f.json("/builds?tags=PR:7").as_array().size() == 1);
   CHECK(f.json("/builds?tags=PR:7,TEAM:web:a").as_array().size() == 1);
@@ -361,6 +364,9 @@ TEST_CASE("http api: builds are found and summed by tag and key", "[server][http
   const auto build = f.json("/builds/2");
   CHECK(build.at("tags") == json::parse(R"({"PR":"7","TEAM":"web:a"})"));
   CHECK(build.at("peak_storage_use_kilobytes") == 2);
+  CHECK(build.at("outputs") == json::parse(R"([{"name":"out",
+    "path":"/nix/store/0sxxpfxv28gr6dirwj411b8zkmgzjwp5-made",
+    "nar_hash":"sha256-waPQq2SYIdtU7E3GaMY0ieoXc4yhcn7SY4ojDt5gXj8=","nar_size_bytes":4096}])"));
   CHECK(f.json("/builds/summary?tags=PR:7").at("total_output_nar_size_kilobytes") == 4);
   const auto usage = f.json("/usage").at("accounts").at(0);
   CHECK(usage.at("keys").as_array().size() == 2);

@@ -198,7 +198,10 @@ TEST_CASE("settings: each is refused or ignored in the levels it is not allowed 
       } catch (const Error& error) {
         CHECK(error.code() == "settings.level");
         CHECK(error.message().find(spec.name) != std::string::npos);
-        CHECK(error.message().find("system") != std::string::npos);
+        const auto all = levels();
+        const auto allowed = std::find_if(
+            all.begin(), all.end(), [&](auto other) { return spec.allowed_at(other); });
+        CHECK(error.message().find("in: " + std::string(name_of(*allowed))) != std::string::npos);
       }
       if (level == SettingLevel::Key) {
         CHECK(error_of(level, spec, sample.text).code() == "settings.level");

@@ -29,7 +29,7 @@ TEST_CASE("worker session: what is not offered is refused in the protocol, and t
       {file_by("x", Method::Git, HashAlgorithm::Sha1), "git"},
 
       {worker::AddToStore{"x", {Method::Flat, HashAlgorithm::Sha256}, {}, true}, "repairing"},
-      {worker::AddBuildLog{drv}, "only builds made here"},
+      {worker::AddBuildLog{path_named("x")}, "is no derivation"},
       {worker::AddIndirectRoot{"/tmp/link"}, "links as roots"},
       {worker::AddPermRoot{drv, "/tmp/link"}, "links as roots"},
       {worker::BuildPaths{{all_of(drv)}, worker::BuildMode::Repair}, "repairing"},
@@ -53,6 +53,24 @@ TEST_CASE("worker session: what is not offered is refused in the protocol, and t
   }
   CHECK(succeeded(client.ask(worker::SyncWithGC{})));
   CHECK(client.end() == 0);
+}
+
+TEST_CASE("worker session: the log of a build that was made elsewhere is kept", "[server]") {
+  PaperServer server(good_build);
+  Client client(server);
+  client.hello();
+  const std::string log = "first line\n" + std::string(700'000, 'x') + "\n";
+  CHECK(succeeded(client.ask(worker::AddBuildLog{path_named("x.drv")}, log)));
+  CHECK(succeeded(client.ask(worker::AddBuildLog{path_named("y.drv")}, "")));
+  CHECK(client.end() == 0);
+  const auto builds = server.db->builds(server.account, 10);
+  REQUIRE(builds.size() == 2);
+  CHECK(builds[1].derivation == path_named("x.drv").base_name());
+  CHECK(builds[1].status == model::BuildStatus::Substituted);
+  CHECK(builds[1].log_bytes == log.size());
+  CHECK(server.logs->read(builds[1].id, 0, 1 << 20) == log);
+  CHECK(server.logs->finished(builds[1].id));
+  CHECK(server.logs->finished(builds[0].id));
 }
 
 TEST_CASE("worker session: without write permission nothing can be changed", "[server][reject]") {

@@ -366,6 +366,8 @@ TEST_CASE("metadata: an open build is ended once, and only by its newest attempt
   record.ssh_key = "12";
   record.disk_bytes = 3 * kGiB;
   record.output_bytes = 5 * kGiB;
+  const auto digest = hash_of(HashAlgorithm::Sha256, bytes_of("nar"));
+  record.outputs = {{"dev", path_named("d-dev"), digest, 7}, {"out", path_named("d"), digest, 3}};
   record.id = base.db->open_build(record, std::string("a request\0", 10));
   {
     const auto open = base.db->open_builds();
@@ -377,6 +379,7 @@ TEST_CASE("metadata: an open build is ended once, and only by its newest attempt
     CHECK(open[0].record.ssh_key == "12");
     CHECK(open[0].record.disk_bytes == 3 * kGiB);
     CHECK(open[0].record.output_bytes == 5 * kGiB);
+    CHECK(open[0].record.outputs == record.outputs);
     CHECK(open[0].request == std::string("a request\0", 10));
     CHECK(open[0].plan.empty());
   }
