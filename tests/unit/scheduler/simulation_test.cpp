@@ -54,11 +54,15 @@ TEST_CASE("scheduler: 50,000 derivations of 200 accounts on 500 nodes", "[.full]
   shape.builds = 50'000;
   shape.accounts = 200;
   shape.nodes = 500;
-  shape.faults = false;
+  shape.faults = GENERATE(false, true);
   shape.check_every_event = false;
   const auto report = simulated::run(shape);
   std::cout << "# starts " << report.starts << ", events " << report.events << ", mean event "
             << report.mean_event_us << " us, worst " << report.worst_event_us << " us, makespan "
-            << report.makespan_seconds << " s, bound " << report.bound_seconds << " s\n";
+            << report.makespan_seconds << " s, bound " << report.bound_seconds << " s, restarts "
+            << report.restarts_of_scheduler << "\n";
   REQUIRE(report.broken == "");
+  if (!shape.faults) {
+    CHECK(report.makespan_seconds <= 1.1 * report.bound_seconds);
+  }
 }
