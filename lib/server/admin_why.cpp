@@ -119,8 +119,8 @@ std::string bars_as_text(const std::vector<Bar>& bars) {
   return text;
 }
 
-/// What the builder itself, not the derivation's program, has written into the log: why the build
-/// waited, was started again, or where its result comes from. Of long logs the beginning.
+/// The marked lines of the log: why the build waited, was started again, or where its result comes
+/// from. A derivation's program may write such lines, too. Of long logs the beginning.
 std::vector<std::string> story_of(const AdminCall& call, const store::BuildRecord& record) {
   constexpr std::size_t kMost = 16 * kMiB;
   constexpr std::size_t kLines = 100;

@@ -2,6 +2,8 @@
 
 #include "api_time.hpp"
 
+#include <nixbuild/base/error.hpp>
+
 #include <algorithm>
 #include <chrono>
 #include <limits>
@@ -59,8 +61,12 @@ void QuotaDesk::tell_all() {
     layers.account = store_.db().account_settings(account.id);
     apply(account.id, SessionSettings::resolve(layers, {}).quotas());
     for (const auto& key : store_.db().keys(account.id)) {
-      layers.key = store_.db().key_settings(account.id, key.id);
-      apply_key(account.id, key.id, SessionSettings::resolve(layers, {}));
+      try {
+        layers.key = store_.db().key_settings(account.id, key.id);
+        apply_key(account.id, key.id, SessionSettings::resolve(layers, {}));
+      } catch (const Error&) {
+        // What is wrong with the settings of one key, its own sessions are told.
+      }
     }
   }
 }

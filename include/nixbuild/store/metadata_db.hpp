@@ -49,7 +49,6 @@ struct SshKey {
 /// Settings as they were given: name → value.
 using StoredSettings = std::map<std::string, std::string>;
 
-/// A build as it is remembered. Times are microseconds since 1970; 0: not yet.
 /// What a build has made of one output.
 struct BuildOutput {
   std::string name;
@@ -60,6 +59,7 @@ struct BuildOutput {
   bool operator==(const BuildOutput&) const = default;
 };
 
+/// A build as it is remembered. Times are microseconds since 1970; 0: not yet.
 struct BuildRecord {
   std::int64_t id = 0; ///< given by the database
   AccountId account;
