@@ -9,11 +9,11 @@ namespace nixbuild::builtin {
 namespace {
 
 constexpr std::uint64_t kMemory = kGiB;
-constexpr std::size_t kPiece = 256 * kKiB;
+constexpr std::size_t kUnpackedPiece = 256 * kKiB;
 
 } // namespace
 
-XzSink::XzSink(ByteSink& out) : out_(out), piece_(kPiece) {
+XzSink::XzSink(ByteSink& out) : out_(out), piece_(kUnpackedPiece) {
   if (lzma_stream_decoder(&stream_, kMemory, LZMA_CONCATENATED) != LZMA_OK) {
     fail("xz cannot be decompressed: no memory");
   }
