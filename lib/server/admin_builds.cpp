@@ -53,15 +53,22 @@ store::BuildRecord find_build(const AdminCall& call, std::int64_t number) {
   return std::move(*record);
 }
 
-/// The newest build of a derivation, or the one that made an output.
+/// The newest build of a derivation, or the one that made an output. Mostly a new one is meant, so
+/// it looks at few first.
 store::BuildRecord find_build(const AdminCall& call, const model::StorePath& path) {
-  for (auto& record : call.parts.store.db().builds(call.account, kMostBuilds)) {
-    const auto made_it = [&](const auto& output) {
-      return output.path == path;
-    };
-    if (record.derivation == path.base_name() ||
-        std::any_of(record.outputs.begin(), record.outputs.end(), made_it)) {
-      return std::move(record);
+  const auto made_it = [&](const auto& output) {
+    return output.path == path;
+  };
+  for (const std::size_t limit : {std::size_t{1000}, std::size_t{kMostBuilds}}) {
+    auto builds = call.parts.store.db().builds(call.account, limit);
+    for (auto& record : builds) {
+      if (record.derivation == path.base_name() ||
+          std::any_of(record.outputs.begin(), record.outputs.end(), made_it)) {
+        return std::move(record);
+      }
+    }
+    if (builds.size() < limit) {
+      break;
     }
   }
   throw Error(Reaction::NotFound,

@@ -120,10 +120,12 @@ std::string bars_as_text(const std::vector<Bar>& bars) {
 }
 
 /// The marked lines of the log: why the build waited, was started again, or where its result comes
-/// from. A derivation's program may write such lines, too. Of long logs the beginning.
+/// from. A derivation's program may write such lines, too, so they are cut and made printable. Of
+/// long logs the beginning.
 std::vector<std::string> story_of(const AdminCall& call, const store::BuildRecord& record) {
   constexpr std::size_t kMost = 16 * kMiB;
   constexpr std::size_t kLines = 100;
+  constexpr std::size_t kLineBytes = 1000;
   constexpr std::string_view kMark = "[nixbuild] ";
   const auto log = call.parts.logs.read(record.id, 0, kMost).value_or(std::string());
   std::vector<std::string> lines;
@@ -132,7 +134,7 @@ std::vector<std::string> story_of(const AdminCall& call, const store::BuildRecor
     const auto end = std::min(rest.find('\n'), rest.size());
     const auto line = rest.substr(0, end);
     if (line.starts_with(kMark)) {
-      lines.emplace_back(line.substr(kMark.size()));
+      lines.push_back(printable(line.substr(kMark.size(), kLineBytes)));
     }
     rest.remove_prefix(std::min(end + 1, rest.size()));
   }
@@ -176,7 +178,7 @@ AdminAnswer explain_build(const AdminCall& call) {
     text += fmt::format("machines     {}\n", record.attempt);
   }
   for (const auto& line : story) {
-    text += fmt::format("{:<12} {}\n", &line == &story.front() ? "said" : "", printable(line));
+    text += fmt::format("{:<12} {}\n", &line == &story.front() ? "said" : "", line);
   }
   if (why) {
     text += as_text(call, *why);

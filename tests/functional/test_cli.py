@@ -315,6 +315,13 @@ def test_run_and_look_at_the_build(admin, client, small):
     number = str(build["id"])
     assert "log-line-for-run" in admin.run("log", number).stdout
     assert admin.run("log", "--follow", number).stdout == admin.run("log", number).stdout
+    # By the derivation, and by what came out.
+    for name in (f"/nix/store/{drv.name}", path, path.removeprefix("/nix/store/")):
+        assert admin.json("builds", name)["id"] == build["id"]
+        assert admin.run("log", name).stdout == admin.run("log", number).stdout
+    assert [output["path"] for output in build["outputs"]] == [path]
+    admin.run("log", "/nix/store/00000000000000000000000000000000-nothing", status=4)
+    admin.run("log", "neither", status=2)
     attached = admin.run("attach", number)
     assert attached.stdout == admin.run("log", number).stdout
     assert f"build {number}: Built after" in attached.stderr

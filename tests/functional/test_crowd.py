@@ -44,6 +44,8 @@ def test_two_hundred_clients_on_paper(scratch):
         builds = crowd.ask("builds", "--limit", "1000")
         assert len(builds) == BUILDS
         assert {build["status"] for build in builds} == {"Built"}
+        outputs = [output["path"] for build in builds for output in build["outputs"]]
+        assert sorted(outputs) == sorted(paper.path_of(tag, tag) for tag in (f"crowd-{i}" for i in range(BUILDS)))
         conftest.wait_until(lambda: not crowd.processes("nixbuild-runner"))
         assert crowd.ask("path", "verify")["findings"] == []
     finally:

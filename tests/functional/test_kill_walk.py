@@ -77,7 +77,7 @@ def check_aftermath(server, round_):
         records = [build for build in server.ask("builds") if f"-{tag}." in build["derivation"]]
         assert [record["status"] for record in records] == ["Built"], json.dumps(records, indent=1)
     wait_until(lambda: not server.processes("nixbuild-runner") and not server.processes("emulator"))
-    assert not [name for name in os.listdir(server.state / "run") if name.startswith("build")]
+    wait_until(lambda: not [name for name in os.listdir(server.state / "run") if not name.startswith(".")])
     assert os.listdir(server.state / "store/drafts") == []
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import peers
 import serve_wire
+from random_sessions import STORE, nix32
 
 BUILT, ALREADY_VALID = 0, 2
-ALPHABET = "0123456789abcdfghijklmnpqrsvwxyz"
 
 
 def program(name):
@@ -20,8 +20,7 @@ def program(name):
 
 def path_of(text, name):
     """A store path that stands for `text`."""
-    bits = int.from_bytes(hashlib.sha256(text.encode()).digest()[:20], "little")
-    return "/nix/store/" + "".join(ALPHABET[bits >> 5 * i & 31] for i in range(32)) + f"-{name}"
+    return f"{STORE}/{nix32(hashlib.sha256(text.encode()).digest()[:20])}-{name}"
 
 
 class Paper:

@@ -46,7 +46,8 @@ JailSettings jail_settings(const Start& start, std::size_t extents) {
   settings.threads = 160 + 2 * start.cpus;
   settings.descriptors = static_cast<unsigned>(256 + 4 * extents);
   // Where the emulator comes from another prefix, its libraries and firmware do, too.
-  const auto prefix = fs::path(start.qemu).parent_path().parent_path();
+  const auto folder = fs::path(start.qemu).parent_path();
+  const auto prefix = folder.filename() == "bin" ? folder.parent_path() : folder;
   if (prefix != "/" && prefix != "/usr" && !start.qemu.starts_with("/nix/store/")) {
     settings.extra_binds.push_back(prefix);
   }
