@@ -135,6 +135,7 @@ void Attempt::describe() {
   record_.platform = request_.derivation.platform;
   record_.ssh_key = request_.placement.key;
   record_.tags = request_.placement.tags;
+  record_.session = request_.session;
   record_.created_us = now_us();
   record_.cpus = settings_.cpus;
   record_.memory_bytes = settings_.memory_bytes;

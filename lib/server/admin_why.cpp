@@ -19,25 +19,25 @@ namespace json = boost::json;
 
 namespace {
 
-/// One bar of a build's waterfall, in microseconds from the question on.
+/// One bar of a build's waterfall, in microseconds from the first one's beginning on.
 struct Bar {
   std::string name;
   std::int64_t begin = 0;
   std::int64_t end = 0;
 };
 
-/// Waiting, then the phases of the last machine: each lasts until the next begins.
-std::vector<Bar> waterfall_of(const store::BuildRecord& record) {
-  std::vector<Bar> bars;
+/// Waiting, then the phases of the last machine: each lasts until the next begins. From the
+/// question on.
+void add_build(std::vector<Bar>& bars, const store::BuildRecord& record) {
   if (record.started_us == 0) {
-    return bars;
+    return;
   }
   const auto queued = std::max<std::int64_t>(record.started_us - record.created_us, 0);
   bars.push_back({"queue", 0, queued});
   boost::system::error_code error;
   const auto value = json::parse(record.phases, error);
   if (error || !value.is_object()) {
-    return bars;
+    return;
   }
   for (const auto& [name, at] : value.get_object()) {
     const auto begin = queued + at.to_number<std::int64_t>();
@@ -46,6 +46,29 @@ std::vector<Bar> waterfall_of(const store::BuildRecord& record) {
   }
   if (record.stopped_us != 0) {
     bars.back().end = std::max(bars.back().begin, record.stopped_us - record.created_us);
+  }
+}
+
+/// What the session did before, the build, and the sending of its outputs.
+std::vector<Bar> waterfall_of(const store::BuildRecord& record) {
+  std::vector<Bar> bars;
+  const auto add = [&](const char* name, store::TimeSpan when) {
+    if (when != store::TimeSpan()) {
+      bars.push_back({name, when.begin_us - record.created_us, when.end_us - record.created_us});
+    }
+  };
+  add("connect", record.session.connect);
+  add("query", record.session.query);
+  add("upload", record.session.upload);
+  add_build(bars, record);
+  add("send", record.session.send);
+  std::int64_t first = 0;
+  for (const auto& bar : bars) {
+    first = std::min(first, bar.begin);
+  }
+  for (auto& bar : bars) {
+    bar.begin -= first;
+    bar.end = std::max(bar.end - first, bar.begin);
   }
   return bars;
 }
@@ -104,7 +127,10 @@ std::string as_text(const AdminCall& call, const scheduler::Explanation& why) {
 
 std::string bars_as_text(const std::vector<Bar>& bars) {
   constexpr std::int64_t width = 40;
-  const auto whole = bars.empty() ? 0 : std::max<std::int64_t>(bars.back().end, 1);
+  std::int64_t whole = 1;
+  for (const auto& bar : bars) {
+    whole = std::max(whole, bar.end);
+  }
   std::string text;
   for (const auto& bar : bars) {
     const auto from = std::min(bar.begin * width / whole, width - 1);

@@ -1,10 +1,13 @@
 #include "build_watch.hpp"
 
+#include "session_times.hpp"
+
 #include <nixbuild/base/error.hpp>
 
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 #include <boost/asio/co_spawn.hpp>
+#include <fmt/format.h>
 
 #include <optional>
 #include <utility>
@@ -85,15 +88,13 @@ stored_log(const SessionParts& parts, std::int64_t number, std::uint64_t offset)
 } // namespace
 
 aio::Task<model::BuildResult> follow_build(const SessionParts& parts,
-                                           store::Lease& lease,
+                                           const BuildAsker& asker,
                                            build::Attachment attachment,
-                                           LogListener& listener,
-                                           const HangUpWatch& client,
-                                           const bool& stop) {
+                                           LogListener& listener) {
   auto& feed = attachment.feed();
   std::uint64_t offset = 0;
   for (;;) {
-    expect_wanted(client, stop);
+    expect_wanted(asker.client, asker.stop);
     auto piece = feed.read(offset);
     if (piece.missed) {
       auto stored = co_await stored_log(parts, attachment.number(), offset);
@@ -115,9 +116,29 @@ aio::Task<model::BuildResult> follow_build(const SessionParts& parts,
   auto result = co_await attachment.result();
   // While the attachment still keeps them.
   for (const auto& [name, output] : result.outputs) {
-    lease.add(output.path);
+    asker.lease.add(output.path);
+  }
+  if (asker.caller.times != nullptr) {
+    asker.caller.times->built(attachment.number(), result);
   }
   co_return result;
+}
+
+aio::Task<void> note_sent(const SessionParts& parts, const SessionCaller& caller) {
+  const auto sent = caller.times->take_sent();
+  if (sent.empty()) {
+    co_return;
+  }
+  auto work = [&parts, &caller, &sent] {
+    for (const auto& [build, when] : sent) {
+      parts.store.db().note_sent(caller.account, build, when);
+    }
+  };
+  try {
+    co_await parts.pool.run(std::move(work));
+  } catch (const std::exception& error) {
+    parts.log.info(fmt::format("times of sending are not kept: {}", error.what()));
+  }
 }
 
 } // namespace nixbuild::server

@@ -39,15 +39,25 @@ public:
   virtual aio::Task<void> take_log(std::string bytes) = 0;
 };
 
+/// Who waits for a build. All of it outlives the waiting.
+struct BuildAsker {
+  const SessionCaller& caller;
+  store::Lease& lease;
+  const HangUpWatch& client;
+  const bool& stop;
+};
+
 /// Follows a build to its end: hands its log to `listener` from the first line on and returns its
-/// result, whose outputs `lease` has. Errors: `session.client-gone` soon after the client has left,
-/// `session.stopped` soon after `stop` has become true, and what the build threw. The attachment is
-/// given back either way.
+/// result, whose outputs the asker's lease has. Errors: `session.client-gone` soon after the client
+/// has left, `session.stopped` soon after `stop` has become true, and what the build threw. The
+/// attachment is given back either way.
 aio::Task<model::BuildResult> follow_build(const SessionParts& parts,
-                                           store::Lease& lease,
+                                           const BuildAsker& asker,
                                            build::Attachment attachment,
-                                           LogListener& listener,
-                                           const HangUpWatch& client,
-                                           const bool& stop);
+                                           LogListener& listener);
+
+/// The session is at its end: what it was sent of its builds goes into their records. A failure is
+/// logged and no more.
+aio::Task<void> note_sent(const SessionParts& parts, const SessionCaller& caller);
 
 } // namespace nixbuild::server

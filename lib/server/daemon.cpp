@@ -2,6 +2,7 @@
 #include "machine_health.hpp"
 #include "quota_desk.hpp"
 #include "retention.hpp"
+#include "session_times.hpp"
 
 #include <nixbuild/aio/system_clock.hpp>
 #include <nixbuild/aio/task_group.hpp>
@@ -232,8 +233,9 @@ struct Daemon::State {
         builder({store, *logs, executor, leases, pool, clock, log, &signing_key, count_builds()},
                 builder_settings(settings.config, share)),
         build_tasks(io.get_executor(), log), session_tasks(io.get_executor(), log),
-        builds(builder, build_tasks), parts{store, *logs, builds, pool, log, &accounts, &leases},
-        acceptor(io), idle_timer(io), last_work(clock.monotonic()) {
+        builds(builder, build_tasks),
+        parts{store, *logs, builds, pool, log, clock, &accounts, &leases}, acceptor(io),
+        idle_timer(io), last_work(clock.monotonic()) {
     db->ensure_account("default");
     recover_state(settings.state_dir, store, *segments, log);
     publish_keys_at_start(accounts, log);
@@ -397,6 +399,7 @@ aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
   auto out = std::make_shared<aio::ByteStream>(executor_here, std::move(received.descriptors[1]));
   auto err = std::make_shared<aio::ByteStream>(executor_here, std::move(received.descriptors[2]));
   auto& handoff = received.handoff;
+  auto times = std::make_shared<SessionTimes>(clock);
   const CountedSession counted(counters,
                                handoff.kind == HandoffKind::Admin    ? SessionProtocol::Admin
                                : handoff.kind == HandoffKind::Worker ? SessionProtocol::Worker
@@ -420,6 +423,7 @@ aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
   }
   SessionLimits limits;
   SessionCaller caller = std::move(*identified);
+  caller.times = std::move(times);
   std::string warnings;
   for (const auto& warning : caller.settings.warnings()) {
     warnings += fmt::format("[nixbuild] {}\n", warning);

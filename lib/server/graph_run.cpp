@@ -174,8 +174,8 @@ aio::Task<void> build_one(std::shared_ptr<GraphRun> run, std::size_t index) {
   model::BuildResult result;
   std::exception_ptr failure;
   try {
-    result = co_await follow_build(
-        run->parts, run->lease, std::move(attachment), *listener, *run->client, run->stop);
+    const BuildAsker asker{run->caller, run->lease, *run->client, run->stop};
+    result = co_await follow_build(run->parts, asker, std::move(attachment), *listener);
     auto work = [&run, index, &result] {
       register_outputs(*run, index, result);
     };

@@ -59,8 +59,8 @@ aio::Task<void> ServeState::build_derivation(serve::BuildDerivation request) {
   const HangUpWatch client(co_await asio::this_coro::executor, in_, err_->shared_stream());
   RawLog log(err_, parts_.log);
   const bool never = false;
-  const auto result =
-      co_await follow_build(parts_, lease_, std::move(attachment), log, client, never);
+  const BuildAsker asker{caller_, lease_, client, never};
+  const auto result = co_await follow_build(parts_, asker, std::move(attachment), log);
   serve::write_build_result(reply_, parts_.store.dir(), version_, result, hashes);
   co_await reply();
 }

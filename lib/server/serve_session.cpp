@@ -1,5 +1,7 @@
+#include "build_watch.hpp"
 #include "export_order.hpp"
 #include "serve_state.hpp"
+#include "session_times.hpp"
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/protocol/export_stream.hpp>
@@ -7,8 +9,7 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-#include <set>
+#include <optional>
 #include <utility>
 #include <variant>
 
@@ -19,10 +20,6 @@ namespace serve = protocol::serve;
 namespace {
 
 constexpr std::size_t kReadBuffer = 256 * kKiB;
-constexpr std::size_t kInfosAtOnce = 2000;
-/// Questions about so few paths are answered on the session's own strand: the database answers in
-/// microseconds, and a visit to the blocking pool costs more.
-constexpr std::size_t kAnswerAtOnce = 16;
 
 /// How the client's Nix names contents that refer to themselves, by the protocol's version: 2.7 was
 /// spoken longest by those that leave offsets out. Source: protocol facts T2.
@@ -43,7 +40,11 @@ ServeState::ServeState(const SessionParts& parts,
       in_(std::move(in)), out_(std::move(out)),
       err_(std::make_shared<SharedWriter>(std::move(err), limits.deaf)),
       reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account_)),
-      buffer_(kReadBuffer) {}
+      buffer_(kReadBuffer) {
+  if (caller_.times == nullptr) {
+    caller_.times = std::make_shared<SessionTimes>(parts.clock);
+  }
+}
 
 aio::Task<bool> ServeState::fill(std::chrono::milliseconds patience) {
   const std::size_t count = co_await in_->read_some(buffer_, patience);
@@ -54,6 +55,9 @@ aio::Task<bool> ServeState::fill(std::chrono::milliseconds patience) {
 }
 
 aio::Task<void> ServeState::reply() {
+  if (reply_.empty()) {
+    co_return;
+  }
   co_await out_->write_all(bytes_of(reply_), limits_.stalled);
   reply_.clear();
 }
@@ -71,6 +75,7 @@ aio::Task<bool> ServeState::greet() {
     if (const auto version = reader_.version()) {
       version_ = *version;
       caller_.self_references = self_references_of(version_);
+      caller_.times->greeted();
       co_return true;
     }
     if (!co_await fill(limits_.stalled)) {
@@ -86,10 +91,20 @@ aio::Task<void> ServeState::converse() {
     }
     co_return;
   }
+  std::optional<serve::Request> next;
   for (;;) {
-    std::optional<serve::Request> request = reader_.next();
-    if (request) {
-      co_await answer(std::move(*request));
+    if (!next) {
+      next = reader_.next();
+    }
+    if (next) {
+      serve::Request request = std::move(*next);
+      next.reset();
+      if (!is_question(request)) {
+        co_await serve(std::move(request));
+        continue;
+      }
+      auto questions = questions_at_hand(reader_, std::move(request), next, is_question);
+      co_await serve_ahead(std::move(questions));
       continue;
     }
     const bool between = reader_.at_boundary();
@@ -102,12 +117,19 @@ aio::Task<void> ServeState::converse() {
   }
 }
 
-aio::Task<void> ServeState::answer(serve::Request request) {
+aio::Task<void> ServeState::serve(serve::Request request) {
+  const auto began = caller_.times->now_us();
   caller_.expect(serve::permission_of(request), serve::name_of(request));
-  if (auto* valid = std::get_if<serve::QueryValidPaths>(&request)) {
-    co_await query_valid_paths(std::move(*valid));
-  } else if (auto* infos = std::get_if<serve::QueryPathInfos>(&request)) {
-    co_await query_path_infos(std::move(*infos));
+  const bool upload = serve::permission_of(request) == protocol::Permission::StoreWrite;
+  co_await perform(std::move(request));
+  if (upload) {
+    caller_.times->uploaded(began);
+  }
+}
+
+aio::Task<void> ServeState::perform(serve::Request request) {
+  if (auto* infos = std::get_if<serve::QueryPathInfos>(&request)) {
+    co_await query_many_infos(std::move(*infos));
   } else if (auto* dumped = std::get_if<serve::DumpStorePath>(&request)) {
     co_await dump(std::move(dumped->path));
   } else if (std::holds_alternative<serve::ImportPaths>(request)) {
@@ -116,63 +138,11 @@ aio::Task<void> ServeState::answer(serve::Request request) {
     co_await export_paths(std::move(*exported));
   } else if (auto* paths = std::get_if<serve::BuildPaths>(&request)) {
     co_await build_paths(std::move(*paths));
-  } else if (auto* closure = std::get_if<serve::QueryClosure>(&request)) {
-    co_await query_closure(std::move(*closure));
   } else if (auto* build = std::get_if<serve::BuildDerivation>(&request)) {
     co_await build_derivation(std::move(*build));
   } else if (auto* added = std::get_if<serve::AddToStoreNar>(&request)) {
     co_await add_to_store_nar(std::move(*added));
   }
-}
-
-aio::Task<void> ServeState::query_valid_paths(serve::QueryValidPaths request) {
-  // Leased before they are looked up, so that nothing told to be valid can vanish between.
-  lease_.add(request.paths);
-  auto work = [this, &request] {
-    const auto valid = parts_.store.db().valid_paths(account_, request.paths);
-    serve::write_paths(reply_, parts_.store.dir(), valid);
-  };
-  if (request.paths.size() <= kAnswerAtOnce) {
-    work();
-  } else {
-    co_await parts_.pool.run(std::move(work));
-  }
-  co_await reply();
-}
-
-aio::Task<void> ServeState::query_path_infos(serve::QueryPathInfos request) {
-  lease_.add(request.paths);
-  for (std::size_t begin = 0; begin < request.paths.size(); begin += kInfosAtOnce) {
-    const std::size_t count = std::min(kInfosAtOnce, request.paths.size() - begin);
-    auto work = [this, &request, begin, count] {
-      auto visit = [this](const model::PathInfo& info) {
-        serve::write_path_info(
-            reply_, parts_.store.dir(), version_, serve::PathInfoReply{info, info.nar_size});
-      };
-      const auto some = std::span<const model::StorePath>(request.paths).subspan(begin, count);
-      parts_.store.db().path_infos(account_, some, visit);
-    };
-    if (count <= kAnswerAtOnce) {
-      work();
-    } else {
-      co_await parts_.pool.run(std::move(work));
-    }
-    if (reply_.size() >= kGather) {
-      co_await reply();
-    }
-  }
-  serve::write_end_of_infos(reply_);
-  co_await reply();
-}
-
-aio::Task<void> ServeState::query_closure(serve::QueryClosure request) {
-  auto work = [this, &request] {
-    const auto closure = parts_.store.db().closure(account_, request.paths);
-    lease_.add(closure);
-    serve::write_paths(reply_, parts_.store.dir(), closure);
-  };
-  co_await parts_.pool.run(std::move(work));
-  co_await reply();
 }
 
 aio::Task<void> ServeState::dump(model::StorePath path) {
@@ -181,8 +151,10 @@ aio::Task<void> ServeState::dump(model::StorePath path) {
     return parts_.store.open_export(account_, path);
   };
   auto source = co_await parts_.pool.run(std::move(work));
+  const auto began = caller_.times->now_us();
   co_await send_archive(source, *out_, reply_, limits_.stalled);
   co_await reply();
+  caller_.times->sent(path, began);
 }
 
 aio::Task<void> ServeState::export_paths(serve::ExportPaths request) {
@@ -197,11 +169,13 @@ aio::Task<void> ServeState::export_paths(serve::ExportPaths request) {
       return parts_.store.open_export(account_, path);
     };
     auto source = co_await parts_.pool.run(std::move(work));
+    const auto began = caller_.times->now_us();
     protocol::write_export_nar_marker(reply_);
     co_await send_archive(source, *out_, reply_, limits_.stalled);
     protocol::ExportTrailer trailer{path, source.info().references, source.info().deriver};
     protocol::write_export_trailer(reply_, parts_.store.dir(), trailer);
     co_await reply();
+    caller_.times->sent(path, began);
   }
   protocol::write_export_end(reply_);
   co_await reply();
@@ -222,16 +196,20 @@ aio::Task<int> run_serve_session(const SessionParts& parts,
                                  std::shared_ptr<aio::ByteStream> in,
                                  std::shared_ptr<aio::ByteStream> out,
                                  std::shared_ptr<aio::ByteStream> err) {
-  ServeState state(parts, limits, std::move(caller), std::move(in), std::move(out), std::move(err));
-  std::string failure;
+  const auto state = std::make_shared<ServeState>(
+      parts, limits, std::move(caller), std::move(in), std::move(out), std::move(err));
+  std::optional<std::string> failure;
   try {
-    co_await state.converse();
-    co_return 0;
+    co_await state->converse();
   } catch (const std::exception& error) {
     failure = error.what();
   }
-  parts.log.info(failure);
-  co_await state.complain(std::move(failure));
+  co_await note_sent(parts, state->caller());
+  if (!failure) {
+    co_return 0;
+  }
+  parts.log.info(*failure);
+  co_await state->complain(*failure);
   co_return 1;
 }
 

@@ -1,3 +1,5 @@
+#include "session_times.hpp"
+
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/server/session_caller.hpp>
 
@@ -44,6 +46,9 @@ build::BuildRequest SessionCaller::order(const model::StorePath& path,
   request.options.max_log_bytes = chosen.max_log_bytes;
   request.policy = policy_of(chosen);
   request.self_references = self_references;
+  if (times != nullptr) {
+    request.session = times->before_build();
+  }
   auto& placement = request.placement;
   placement.key = key;
   for (const auto& [name, value] : chosen.tags) {

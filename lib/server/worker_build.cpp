@@ -110,7 +110,8 @@ aio::Task<void> WorkerState::perform(worker::BuildDerivation& request) {
   ActivityLog log(out_, peer_, last_activity_, parts_.store.dir().print(request.path));
   co_await log.begin();
   const bool never = false;
-  reply.result = co_await follow_build(parts_, lease_, std::move(attachment), log, client, never);
+  const BuildAsker asker{caller_, lease_, client, never};
+  reply.result = co_await follow_build(parts_, asker, std::move(attachment), log);
   co_await log.end(reply.result);
   conclude(reply);
 }

@@ -11,7 +11,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <utility>
 
 namespace nixbuild::server {
@@ -356,9 +355,7 @@ void keep_log(const SessionParts& parts,
   record.account = account;
   record.derivation = derivation.base_name();
   record.status = model::BuildStatus::Substituted;
-  record.created_us = std::chrono::duration_cast<std::chrono::microseconds>(
-                          std::chrono::system_clock::now().time_since_epoch())
-                          .count();
+  record.created_us = parts.clock.wall().time_since_epoch().count();
   record.stopped_us = record.created_us;
   record.log_bytes = log.size();
   record.id = parts.store.db().add_build(record);

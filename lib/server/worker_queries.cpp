@@ -14,10 +14,6 @@ namespace nixbuild::server {
 namespace worker = protocol::worker;
 
 namespace {
-/// Questions about so few paths are answered on the session's own strand: the database answers in
-/// microseconds, and a visit to the blocking pool costs more.
-constexpr std::size_t kAnswerAtOnce = 16;
-
 /// The derivations that are valid and have `output` among their outputs. An output is named after
 /// its derivation, with `-NAME` behind unless it is `out`, so few have to be read. Blocking.
 model::StorePaths
@@ -54,46 +50,41 @@ store::RealisationKey WorkerState::realisation_key(const worker::DrvOutput& outp
           caller_.self_references};
 }
 
-aio::Task<void> WorkerState::perform(worker::IsValidPath& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::IsValidPath& request) {
   lease_.add(request.path);
-  conclude(worker::NumberReply{is_valid(parts_.store, account_, request.path) ? 1U : 0U});
-  co_return;
+  co_return worker::NumberReply{is_valid(parts_.store, account_, request.path) ? 1U : 0U};
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryReferrers& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryReferrers& request) {
   auto work = [this, &request] {
     return parts_.store.db().referrers(account_, request.path);
   };
   auto referrers = co_await parts_.pool.run(std::move(work));
   lease_.add(referrers);
   model::sort_unique(referrers);
-  conclude(worker::PathsReply{std::move(referrers)});
+  co_return worker::PathsReply{std::move(referrers)};
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryDeriver& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryDeriver& request) {
   const auto info = parts_.store.db().path_info(account_, request.path);
   if (!info) {
     fail_invalid(request.path);
   }
-  conclude(worker::OptionalPathReply{info->deriver});
-  co_return;
+  co_return worker::OptionalPathReply{info->deriver};
 }
 
 // Nothing is fetched from other caches, so nobody can be told of anything there.
 
-aio::Task<void> WorkerState::perform(worker::QuerySubstitutablePathInfo&) {
-  conclude(worker::SubstitutableReply{});
-  co_return;
+aio::Task<worker::Reply> WorkerState::look_up(worker::QuerySubstitutablePathInfo&) {
+  co_return worker::SubstitutableReply{};
 }
 
-aio::Task<void> WorkerState::perform(worker::QuerySubstitutablePathInfos&) {
-  conclude(worker::SubstitutablesReply{});
-  co_return;
+aio::Task<worker::Reply> WorkerState::look_up(worker::QuerySubstitutablePathInfos&) {
+  co_return worker::SubstitutablesReply{};
 }
 
-aio::Task<void> WorkerState::perform(worker::QuerySubstitutablePaths&) {
-  conclude(worker::PathsReply{});
-  co_return;
+aio::Task<worker::Reply> WorkerState::look_up(worker::QuerySubstitutablePaths&) {
+  co_return worker::PathsReply{};
 }
 
 /// Where the outputs of a derivation are, as far as that is known. They are leased.
@@ -112,7 +103,7 @@ aio::Task<WorkerState::OutputPaths> WorkerState::outputs_of(const model::StorePa
   co_return outputs;
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputs& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryDerivationOutputs& request) {
   const auto outputs = co_await outputs_of(request.path);
   model::StorePaths paths;
   for (const auto& [name, path] : outputs) {
@@ -121,10 +112,10 @@ aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputs& request) {
     }
   }
   model::sort_unique(paths);
-  conclude(worker::PathsReply{std::move(paths)});
+  co_return worker::PathsReply{std::move(paths)};
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputNames& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryDerivationOutputNames& request) {
   auto load = [this, &request] {
     return store::load_derivation(parts_.store, account_, request.path);
   };
@@ -133,31 +124,30 @@ aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputNames& request
   for (const auto& [name, output] : derivation.outputs) {
     reply.texts.push_back(name);
   }
-  conclude(reply);
+  co_return reply;
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryDerivationOutputMap& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryDerivationOutputMap& request) {
   auto outputs = co_await outputs_of(request.path);
-  conclude(worker::OutputMapReply{std::move(outputs)});
+  co_return worker::OutputMapReply{std::move(outputs)};
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryAllValidPaths&) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryAllValidPaths&) {
   auto work = [this] {
     return parts_.store.db().all_paths(account_);
   };
   auto paths = co_await parts_.pool.run(std::move(work));
   lease_.add(paths);
   model::sort_unique(paths);
-  conclude(worker::PathsReply{std::move(paths)});
+  co_return worker::PathsReply{std::move(paths)};
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryPathInfo& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryPathInfo& request) {
   lease_.add(request.path);
-  conclude(worker::QueryPathInfoReply{parts_.store.db().path_info(account_, request.path)});
-  co_return;
+  co_return worker::QueryPathInfoReply{parts_.store.db().path_info(account_, request.path)};
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryPathFromHashPart& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryPathFromHashPart& request) {
   if (request.hash_part.size() != model::StorePath::kHashLength) {
     throw Error(Reaction::Reject,
                 "worker.hash-part",
@@ -168,11 +158,10 @@ aio::Task<void> WorkerState::perform(worker::QueryPathFromHashPart& request) {
   if (path) {
     lease_.add(*path);
   }
-  conclude(worker::OptionalPathReply{std::move(path)});
-  co_return;
+  co_return worker::OptionalPathReply{std::move(path)};
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryValidPaths& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryValidPaths& request) {
   // Leased before they are looked up, so that nothing told to be valid can vanish between.
   lease_.add(request.paths);
   model::StorePaths valid;
@@ -185,19 +174,19 @@ aio::Task<void> WorkerState::perform(worker::QueryValidPaths& request) {
   } else {
     co_await parts_.pool.run(std::move(work));
   }
-  conclude(worker::PathsReply{std::move(valid)});
+  co_return worker::PathsReply{std::move(valid)};
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryValidDerivers& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryValidDerivers& request) {
   auto look = [this, &request] {
     return derivers_of(parts_.store, account_, request.path);
   };
   auto derivers = co_await parts_.pool.run(std::move(look));
   lease_.add(derivers);
-  conclude(worker::PathsReply{std::move(derivers)});
+  co_return worker::PathsReply{std::move(derivers)};
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryMissing& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryMissing& request) {
   auto load = [this, &request] {
     return load_build_graph(parts_.store, account_, request.targets, caller_.self_references);
   };
@@ -210,17 +199,16 @@ aio::Task<void> WorkerState::perform(worker::QueryMissing& request) {
   }
   model::sort_unique(reply.will_build);
   reply.unknown.assign(graph.missing.begin(), graph.missing.end());
-  conclude(reply);
+  co_return reply;
 }
 
-aio::Task<void> WorkerState::perform(worker::QueryRealisation& request) {
+aio::Task<worker::Reply> WorkerState::look_up(worker::QueryRealisation& request) {
   worker::RealisationsReply reply{request.id, {}};
   if (auto found = parts_.store.db().realisation(account_, realisation_key(request.id))) {
     lease_.add(found->path);
     reply.realisations.push_back(std::move(*found));
   }
-  conclude(reply);
-  co_return;
+  co_return reply;
 }
 
 aio::Task<void> WorkerState::perform(worker::NarFromPath& request) {

@@ -1,3 +1,4 @@
+#include "session_times.hpp"
 #include "worker_state.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -41,7 +42,11 @@ WorkerState::WorkerState(const SessionParts& parts,
     : parts_(parts), limits_(limits), caller_(std::move(caller)), account_(caller_.account),
       in_(std::move(in)), out_(std::make_shared<SharedWriter>(std::move(out), limits.stalled)),
       reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account_)),
-      buffer_(kReadBuffer) {}
+      buffer_(kReadBuffer) {
+  if (caller_.times == nullptr) {
+    caller_.times = std::make_shared<SessionTimes>(parts.clock);
+  }
+}
 
 aio::Task<bool> WorkerState::fill(std::chrono::milliseconds patience) {
   const std::size_t count = co_await in_->read_some(buffer_, patience);
@@ -88,6 +93,7 @@ aio::Task<bool> WorkerState::greet() {
     }
     co_await send();
     if (reader_.peer()) {
+      caller_.times->greeted();
       co_return true;
     }
     if (!co_await fill(limits_.stalled)) {
@@ -103,10 +109,24 @@ aio::Task<void> WorkerState::converse() {
     }
     co_return;
   }
+  std::optional<worker::Request> next;
   for (;;) {
-    std::optional<worker::Request> request = reader_.next();
-    if (request) {
-      co_await serve(std::move(*request));
+    if (!next) {
+      next = reader_.next();
+    }
+    if (next) {
+      worker::Request request = std::move(*next);
+      next.reset();
+      if (!is_question(request)) {
+        co_await serve(std::move(request));
+        continue;
+      }
+      auto questions = questions_at_hand(reader_, std::move(request), next, is_question);
+      if (questions.size() == 1) {
+        co_await serve(std::move(questions.front()));
+      } else {
+        co_await serve_ahead(std::move(questions));
+      }
       continue;
     }
     const bool between = reader_.at_boundary();
@@ -125,14 +145,24 @@ aio::Task<void> WorkerState::serve(worker::Request request) {
   if (payload == worker::Payload::Framed) {
     frames_.emplace(reader_, *in_, limits_.stalled);
   }
+  const auto began = caller_.times->now_us();
   std::optional<Error> failure;
   try {
     caller_.expect(worker::permission_of(request), worker::name_of(request));
-    auto dispatch = [this](auto& wanted) {
-      return perform(wanted);
-    };
-    auto task = std::visit(dispatch, request);
-    co_await std::move(task);
+    if (is_question(request)) {
+      const auto reply = co_await find_answer(request);
+      conclude(reply);
+    } else {
+      auto dispatch = [this]<class T>(T& wanted) -> aio::Task<void> {
+        if constexpr (requires { perform(wanted); }) {
+          return perform(wanted);
+        } else {
+          throw Error(Reaction::Internal, "worker.question", "this is a question");
+        }
+      };
+      auto task = std::visit(dispatch, request);
+      co_await std::move(task);
+    }
   } catch (const Error& error) {
     if (ends_session(error)) {
       throw;
@@ -140,14 +170,9 @@ aio::Task<void> WorkerState::serve(worker::Request request) {
     failure = error;
   }
   if (failure) {
-    parts_.log.info(
-        fmt::format("{}: {} [{}]", worker::name_of(request), failure->what(), failure->code()));
     // What was gathered of a reply is void.
     reply_.clear();
-    say(worker::Failure{.level = worker::Level::Error,
-                        .message = failure->message(),
-                        .traces = {},
-                        .exit_status = 1});
+    say_failure(request, *failure);
     co_await send();
     if (payload == worker::Payload::Nar) {
       throw Error(Reaction::Disconnected,
@@ -159,7 +184,36 @@ aio::Task<void> WorkerState::serve(worker::Request request) {
     co_await frames_->drain();
   }
   frames_.reset();
+  note_time(request, began);
   co_await send();
+}
+
+void WorkerState::note_time(const worker::Request& request, std::int64_t begin_us) {
+  if (const auto* dumped = std::get_if<worker::NarFromPath>(&request)) {
+    caller_.times->sent(dumped->path, begin_us);
+  } else if (worker::permission_of(request) == protocol::Permission::StoreRead) {
+    caller_.times->asked(begin_us);
+  } else if (worker::permission_of(request) == protocol::Permission::StoreWrite) {
+    caller_.times->uploaded(begin_us);
+  }
+}
+
+void WorkerState::refuse(const worker::Request& request, const std::exception_ptr& failure) {
+  try {
+    std::rethrow_exception(failure);
+  } catch (const Error& error) {
+    if (ends_session(error)) {
+      throw;
+    }
+    say_failure(request, error);
+  }
+}
+
+void WorkerState::say_failure(const worker::Request& request, const Error& failure) {
+  parts_.log.info(
+      fmt::format("{}: {} [{}]", worker::name_of(request), failure.what(), failure.code()));
+  say(worker::Failure{
+      .level = worker::Level::Error, .message = failure.message(), .traces = {}, .exit_status = 1});
 }
 
 aio::Task<bool> WorkerState::valid(model::StorePath path) {
@@ -200,17 +254,21 @@ aio::Task<int> run_worker_session(const SessionParts& parts,
                                   std::shared_ptr<aio::ByteStream> in,
                                   std::shared_ptr<aio::ByteStream> out,
                                   std::shared_ptr<aio::ByteStream> err) {
-  WorkerState state(parts, limits, std::move(caller), std::move(in), std::move(out));
-  std::string failure;
+  const auto state = std::make_shared<WorkerState>(
+      parts, limits, std::move(caller), std::move(in), std::move(out));
+  std::optional<std::string> failure;
   try {
-    co_await state.converse();
-    co_return 0;
+    co_await state->converse();
   } catch (const std::exception& error) {
     failure = error.what();
   }
-  parts.log.info(failure);
-  co_await state.say_last_words(failure);
-  const std::string line = "error: " + failure + "\n";
+  co_await note_sent(parts, state->caller());
+  if (!failure) {
+    co_return 0;
+  }
+  parts.log.info(*failure);
+  co_await state->say_last_words(*failure);
+  const std::string line = "error: " + *failure + "\n";
   try {
     co_await err->write_all(bytes_of(line), std::chrono::seconds(2));
   } catch (const Error&) {

@@ -3,6 +3,7 @@
 #include "client_streams.hpp"
 #include "framed_payload.hpp"
 #include "graph_run.hpp"
+#include "questions_ahead.hpp"
 
 #include <nixbuild/protocol/worker.hpp>
 #include <nixbuild/server/worker_session.hpp>
@@ -12,11 +13,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace nixbuild::server {
 
 /// One worker session: its streams, its reader, what was agreed on, what it has been told is valid.
-class WorkerState {
+class WorkerState : public std::enable_shared_from_this<WorkerState> {
 public:
   WorkerState(const SessionParts& parts,
               SessionLimits limits,
@@ -29,36 +31,54 @@ public:
   /// Says a failure in the protocol, as far as the client takes it.
   aio::Task<void> say_last_words(std::string message);
 
+  [[nodiscard]] const SessionCaller& caller() const noexcept { return caller_; }
+
 private:
   aio::Task<bool> fill(std::chrono::milliseconds patience);
   aio::Task<bool> greet();
   /// One operation, from its request to its reply or failure.
   aio::Task<void> serve(protocol::worker::Request request);
+  /// For the build's record: what has been done since `begin_us`.
+  void note_time(const protocol::worker::Request& request, std::int64_t begin_us);
   aio::Task<void> send();
   /// Last and the reply, gathered.
   void conclude(const protocol::worker::Reply& reply);
   void say(const protocol::worker::LogMessage& message);
+  void say_failure(const protocol::worker::Request& request, const Error& failure);
+  /// Says the failure; rethrows one that ends the session.
+  void refuse(const protocol::worker::Request& request, const std::exception_ptr& failure);
   /// Error `worker.invalid-path`, in Nix's words.
   [[noreturn]] void fail_invalid(const model::StorePath& path) const;
   aio::Task<bool> valid(model::StorePath path);
 
-  // worker_queries.cpp
-  aio::Task<void> perform(protocol::worker::IsValidPath& request);
-  aio::Task<void> perform(protocol::worker::QueryReferrers& request);
-  aio::Task<void> perform(protocol::worker::QueryDeriver& request);
-  aio::Task<void> perform(protocol::worker::QuerySubstitutablePathInfo& request);
-  aio::Task<void> perform(protocol::worker::QuerySubstitutablePathInfos& request);
-  aio::Task<void> perform(protocol::worker::QuerySubstitutablePaths& request);
-  aio::Task<void> perform(protocol::worker::QueryDerivationOutputs& request);
-  aio::Task<void> perform(protocol::worker::QueryDerivationOutputNames& request);
-  aio::Task<void> perform(protocol::worker::QueryDerivationOutputMap& request);
-  aio::Task<void> perform(protocol::worker::QueryAllValidPaths& request);
-  aio::Task<void> perform(protocol::worker::QueryPathInfo& request);
-  aio::Task<void> perform(protocol::worker::QueryPathFromHashPart& request);
-  aio::Task<void> perform(protocol::worker::QueryValidPaths& request);
-  aio::Task<void> perform(protocol::worker::QueryValidDerivers& request);
-  aio::Task<void> perform(protocol::worker::QueryMissing& request);
-  aio::Task<void> perform(protocol::worker::QueryRealisation& request);
+  // worker_ahead.cpp
+  using Asked = AskedAhead<protocol::worker::Request, protocol::worker::Reply>;
+  [[nodiscard]] static bool is_question(const protocol::worker::Request& request);
+  /// Answers all of them at once, in order.
+  aio::Task<void> serve_ahead(std::vector<protocol::worker::Request> questions);
+  static aio::Task<void> answer(std::shared_ptr<WorkerState> self, std::shared_ptr<Asked> asked);
+  /// Checks the permission, and looks up.
+  aio::Task<protocol::worker::Reply> find_answer(protocol::worker::Request& question);
+
+  // worker_queries.cpp: questions change nothing but the lease and write nothing by themselves, so
+  // that several can be answered at once.
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::IsValidPath& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryReferrers& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryDeriver& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QuerySubstitutablePathInfo& request);
+  aio::Task<protocol::worker::Reply>
+  look_up(protocol::worker::QuerySubstitutablePathInfos& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QuerySubstitutablePaths& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryDerivationOutputs& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryDerivationOutputNames& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryDerivationOutputMap& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryAllValidPaths& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryPathInfo& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryPathFromHashPart& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryValidPaths& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryValidDerivers& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryMissing& request);
+  aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryRealisation& request);
   aio::Task<void> perform(protocol::worker::NarFromPath& request);
   [[nodiscard]] store::RealisationKey
   realisation_key(const protocol::worker::DrvOutput& output) const;
@@ -93,6 +113,7 @@ private:
   aio::Task<void> perform(protocol::worker::FindRoots& request);
   aio::Task<void> perform(protocol::worker::SetOptions& request);
   aio::Task<void> perform(protocol::worker::CollectGarbage& request);
+  protocol::worker::GarbageReply collect(const protocol::worker::CollectGarbage& request);
   aio::Task<void> perform(protocol::worker::OptimiseStore& request);
   aio::Task<void> perform(protocol::worker::VerifyStore& request);
 
@@ -111,6 +132,7 @@ private:
   std::shared_ptr<std::uint64_t> last_activity_ = std::make_shared<std::uint64_t>(0);
   model::BuildOptions options_; ///< from SetOptions
   bool keep_going_ = false;
+  aio::Event answered_; ///< one of the questions that came ahead
 };
 
 } // namespace nixbuild::server

@@ -4,7 +4,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -39,12 +41,23 @@ aio::Task<void> WorkerState::perform(worker::SyncWithGC&) {
   co_return;
 }
 
+/// What sessions and builds of the account hold at the moment; there are no roots beside that.
 aio::Task<void> WorkerState::perform(worker::FindRoots&) {
-  conclude(worker::RootsReply{});
-  co_return;
+  auto look = [this] {
+    return parts_.store.leased_paths(account_);
+  };
+  const auto leased = co_await parts_.pool.run(std::move(look));
+  worker::RootsReply reply;
+  for (const auto& path : leased) {
+    reply.roots.push_back({"{temp:nixbuild}", path});
+  }
+  conclude(reply);
 }
 
 namespace {
+
+/// Clients that set no limit to a collection send the largest number there is.
+constexpr auto kNoLimit = std::numeric_limits<std::uint64_t>::max() >> 1;
 
 std::chrono::seconds seconds_of(const std::string& name, const std::string& text) {
   std::uint32_t value = 0;
@@ -79,20 +92,52 @@ aio::Task<void> WorkerState::perform(worker::SetOptions& request) {
   co_return;
 }
 
-aio::Task<void> WorkerState::perform(worker::CollectGarbage& request) {
-  constexpr auto kEverything = std::numeric_limits<std::uint64_t>::max() >> 1;
-  if (request.action != worker::GcAction::DeleteDead || !request.whole_store ||
-      request.max_freed < kEverything) {
-    throw Error(Reaction::Unsupported,
-                "worker.gc",
-                "only a whole collection of garbage is offered (nix store gc); see nixbuild gc");
-  }
-  auto work = [this] {
-    return parts_.store.collect_garbage(account_, {});
+/// What the client asks to delete it does not hold any more. Blocking.
+worker::GarbageReply WorkerState::collect(const worker::CollectGarbage& request) {
+  using worker::GcAction;
+  worker::GarbageReply reply;
+  const auto tell = [&](const model::StorePaths& paths) {
+    for (const auto& path : paths) {
+      reply.paths.push_back(parts_.store.dir().print(path));
+    }
   };
-  const auto result = co_await parts_.pool.run(std::move(work));
-  say(worker::LogText{fmt::format("{} store paths deleted\n", result.paths_removed)});
-  conclude(worker::GarbageReply{{}, result.bytes_freed});
+  if (request.action == GcAction::ReturnLive || request.action == GcAction::ReturnDead) {
+    const auto live = parts_.store.live_paths(account_, {});
+    if (request.action == GcAction::ReturnLive) {
+      tell(live);
+      return reply;
+    }
+    const auto all = parts_.store.db().all_paths(account_);
+    model::StorePaths dead;
+    std::set_difference(all.begin(), all.end(), live.begin(), live.end(), std::back_inserter(dead));
+    tell(dead);
+    return reply;
+  }
+  store::GcOrder order;
+  if (!request.whole_store) {
+    order.only = request.paths;
+    // Peers that cannot say it mean it: older versions of Nix delete what refers to the path, too.
+    order.with_referrers = request.delete_referrers ||
+                           !peer_.features.contains(std::string(worker::kDeleteDeadSpecific));
+  }
+  if (request.max_freed < kNoLimit) {
+    order.enough_bytes = request.max_freed;
+  }
+  const auto result = parts_.store.collect(account_, order);
+  tell(result.removed);
+  reply.bytes_freed = result.bytes_freed;
+  return reply;
+}
+
+aio::Task<void> WorkerState::perform(worker::CollectGarbage& request) {
+  if (!request.whole_store) {
+    lease_ = parts_.store.lease(account_);
+  }
+  auto work = [this, &request] {
+    return collect(request);
+  };
+  const auto reply = co_await parts_.pool.run(std::move(work));
+  conclude(reply);
 }
 
 /// Contents are stored once anyway.

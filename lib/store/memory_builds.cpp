@@ -16,7 +16,16 @@ void MemoryBuilds::update(const BuildRecord& record) {
   if (found == records_.end() || found->second.account != record.account) {
     throw_unknown_build(record.id);
   }
+  const auto session = found->second.session;
   found->second = record;
+  found->second.session = session;
+}
+
+void MemoryBuilds::note_sent(AccountId account, std::int64_t id, TimeSpan sent) {
+  const auto found = records_.find(id);
+  if (found != records_.end() && found->second.account == account) {
+    found->second.session.send = sent;
+  }
 }
 
 std::optional<BuildRecord> MemoryBuilds::find(AccountId account, std::int64_t id) const {

@@ -16,6 +16,7 @@ class MemoryBuilds {
 public:
   std::int64_t add(const BuildRecord& record);
   void update(const BuildRecord& record);
+  void note_sent(AccountId account, std::int64_t id, TimeSpan sent);
   [[nodiscard]] std::optional<BuildRecord> find(AccountId account, std::int64_t id) const;
   [[nodiscard]] std::vector<BuildRecord> newest(AccountId account, std::size_t limit) const;
 

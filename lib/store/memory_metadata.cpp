@@ -337,6 +337,11 @@ public:
     builds_.update(record);
   }
 
+  void note_sent(AccountId account, std::int64_t build, TimeSpan sent) override {
+    const std::lock_guard lock(mutex_);
+    builds_.note_sent(account, build, sent);
+  }
+
   std::optional<BuildRecord> build(AccountId account, std::int64_t id) override {
     const std::lock_guard lock(mutex_);
     return builds_.find(account, id);

@@ -19,7 +19,7 @@ namespace {
   "Builds.id, account, derivation, platform, status, error, created_us, started_us, stopped_us, "  \
   "cpus, memory_bytes, peak_memory_bytes, cpu_us, log_bytes, accelerator, phases, "                \
   "Builds.attempt, build_key, reused, of_another, ssh_key, tags, disk_bytes, output_bytes, "       \
-  "outputs"
+  "outputs, session, sent_from_us, sent_to_us"
 
 constexpr const char* kSelectBuilds =
     "select " NIXBUILD_BUILD_COLUMNS " from Builds where account = ? order by id desc limit ?";
@@ -29,7 +29,7 @@ constexpr const char* kSelectOpen =
     "select " NIXBUILD_BUILD_COLUMNS ", plan, log_base, request from Builds "
     "join OpenBuilds on OpenBuilds.build = Builds.id "
     "order by Builds.id";
-constexpr int kBuildColumns = 25;
+constexpr int kBuildColumns = 28;
 
 #undef NIXBUILD_BUILD_COLUMNS
 
@@ -79,6 +79,24 @@ std::vector<BuildOutput> outputs_of(const std::string& text) {
   return outputs;
 }
 
+/// Begin and end of each, in the order of the members. `send` has columns of its own.
+std::string text_of_session(const SessionSpans& session) {
+  std::string text;
+  for (const auto& span : {session.connect, session.query, session.upload}) {
+    text += std::to_string(span.begin_us) + " " + std::to_string(span.end_us) + " ";
+  }
+  return session == SessionSpans() ? std::string() : text;
+}
+
+SessionSpans session_of(const std::string& text) {
+  SessionSpans session;
+  std::istringstream words(text);
+  for (auto* span : {&session.connect, &session.query, &session.upload}) {
+    words >> span->begin_us >> span->end_us;
+  }
+  return session;
+}
+
 /// The texts of a record's lists; they live until the query that is bound to them has run.
 struct ListTexts {
   std::string tags;
@@ -119,6 +137,8 @@ BuildRecord build_of_row(const Query& query) {
   record.disk_bytes = static_cast<std::uint64_t>(query.integer(22));
   record.output_bytes = static_cast<std::uint64_t>(query.integer(23));
   record.outputs = outputs_of(std::string(query.text(24)));
+  record.session = session_of(std::string(query.text(25)));
+  record.session.send = {query.integer(26), query.integer(27)};
   return record;
 }
 
@@ -217,11 +237,12 @@ std::int64_t insert_build(Connection& connection, const BuildRecord& record) {
               "insert into Builds (derivation, platform, status, error, created_us, started_us, "
               "stopped_us, cpus, memory_bytes, peak_memory_bytes, cpu_us, log_bytes, accelerator, "
               "phases, attempt, build_key, reused, of_another, ssh_key, tags, disk_bytes, "
-              "output_bytes, outputs, account) "
-              "values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
+              "output_bytes, outputs, account, session) "
+              "values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)");
   const ListTexts lists(record);
-  bind_build(query, record, lists);
-  query.run();
+  const auto session = text_of_session(record.session);
+  const int next = bind_build(query, record, lists);
+  query.bind(next, std::string_view(session)).run();
   return connection.last_row();
 }
 
@@ -239,6 +260,16 @@ void update_build_row(Connection& connection, const BuildRecord& record) {
   if (connection.changes() == 0) {
     throw_unknown_build(record.id);
   }
+}
+
+void update_sent(Connection& connection, AccountId account, std::int64_t id, TimeSpan sent) {
+  Query(connection,
+        "update Builds set sent_from_us = ?, sent_to_us = ? where account = ? and id = ?")
+      .bind(0, sent.begin_us)
+      .bind(1, sent.end_us)
+      .bind(2, account.value)
+      .bind(3, id)
+      .run();
 }
 
 std::optional<BuildRecord>

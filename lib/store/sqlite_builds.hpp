@@ -16,6 +16,7 @@ namespace nixbuild::store {
 [[nodiscard]] std::int64_t insert_build(Connection& connection, const BuildRecord& record);
 /// Error `build.unknown`.
 void update_build_row(Connection& connection, const BuildRecord& record);
+void update_sent(Connection& connection, AccountId account, std::int64_t id, TimeSpan sent);
 [[nodiscard]] std::optional<BuildRecord>
 select_build(Connection& connection, AccountId account, std::int64_t id);
 [[nodiscard]] std::vector<BuildRecord>

@@ -327,6 +327,10 @@ public:
     writer_.write([&](Connection& connection) { update_build_row(connection, record); });
   }
 
+  void note_sent(AccountId account, std::int64_t build, TimeSpan sent) override {
+    writer_.write([&](Connection& connection) { update_sent(connection, account, build, sent); });
+  }
+
   std::optional<BuildRecord> build(AccountId account, std::int64_t id) override {
     return readers_.read(
         [&](Connection& connection) { return select_build(connection, account, id); });

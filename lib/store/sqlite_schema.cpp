@@ -80,6 +80,13 @@ constexpr const char* kBuildsWithOutputs = R"(
 alter table Builds add column outputs text not null default '';  -- a line for each
 )";
 
+/// What the asker's session did around a build.
+constexpr const char* kBuildsInSessions = R"(
+alter table Builds add column session text not null default '';  -- six times: connect, query, upload
+alter table Builds add column sent_from_us integer not null default 0;
+alter table Builds add column sent_to_us integer not null default 0;
+)";
+
 /// What lifts a database from version i to version i + 1. Never edited after a release: changes are
 /// new entries. Accounts', keys' and builds' numbers are never used twice: sessions, logs and bills
 /// keep them. A path's row number is private to this database.
@@ -169,6 +176,7 @@ create table KeySettings (
     kRealisations,
     kBuildsByAge,
     kBuildsWithOutputs,
+    kBuildsInSessions,
 };
 static_assert(kMigrations.size() == kSqliteSchemaVersion);
 

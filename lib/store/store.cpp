@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <exception>
 #include <functional>
-#include <mutex>
 #include <shared_mutex>
 #include <utility>
 
@@ -124,50 +123,6 @@ bool Store::end_build(const BuildRecord& record,
     ended = state_->db.end_build(record, outputs, outcome);
   });
   return ended;
-}
-
-GcResult Store::collect_garbage(AccountId account, std::span<const model::StorePath> roots) {
-  const std::lock_guard one(state_->collection);
-
-  struct Ended {
-    StoreState& state;
-
-    ~Ended() { state.end_collection(); }
-  };
-
-  const auto needed = state_->begin_collection(account);
-  const Ended ended{*state_};
-
-  const auto live_among = [&](const model::StorePaths& paths, const KeyCounter& keys) {
-    model::StorePaths found;
-    std::copy_if(paths.begin(), paths.end(), std::back_inserter(found), [&](const auto& path) {
-      return keys.contains(key_of(path));
-    });
-    return state_->db.closure(account, found);
-  };
-  auto keys = *needed;
-  for (const auto& root : roots) {
-    keys.add(key_of(root));
-  }
-  const auto all = state_->db.all_paths(account);
-  const auto live = live_among(all, keys);
-  model::StorePaths dead;
-  std::set_difference(all.begin(), all.end(), live.begin(), live.end(), std::back_inserter(dead));
-
-  GcResult result;
-  {
-    const std::lock_guard alone(state_->name_gate);
-    const auto revived = live_among(dead, state_->touched_since());
-    model::StorePaths doomed;
-    std::set_difference(
-        dead.begin(), dead.end(), revived.begin(), revived.end(), std::back_inserter(doomed));
-    state_->db.remove_paths(account, doomed);
-    result.paths_removed = doomed.size();
-  }
-  state_->segments.visit([&](const Hash& nar_hash) {
-    result.bytes_freed += remove_segment_if_unused(*state_, nar_hash);
-  });
-  return result;
 }
 
 } // namespace nixbuild::store

@@ -104,6 +104,12 @@ void StoreState::drop_old_seals() {
   }
 }
 
+KeyCounter StoreState::held(AccountId account) {
+  const std::lock_guard lock(mutex_);
+  const auto found = held_.find(account);
+  return found == held_.end() ? KeyCounter() : found->second;
+}
+
 std::shared_ptr<const KeyCounter> StoreState::begin_collection(AccountId account) {
   const std::lock_guard lock(mutex_);
   drop_old_seals();

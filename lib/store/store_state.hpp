@@ -35,6 +35,8 @@ struct StoreState {
 
   void hold(AccountId account, const PathKey& key);
   void release(AccountId account, const PathKey& key);
+  /// What is held for the account now.
+  [[nodiscard]] KeyCounter held(AccountId account);
   /// A sealed path: kept together with its references and its contents until `unseal` or for an
   /// hour (whoever sealed it may be gone).
   void seal(AccountId account, const model::PathInfo& info);

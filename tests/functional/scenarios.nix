@@ -19,6 +19,8 @@ let
 in {
   inherit one;
   two = node "two" { };
+  # Has an input that nobody else has.
+  sourced = node "sourced" { source = builtins.toFile "source" tag; };
   slow = node "slow" { paperMs = "60000"; };
   failing = node "failing" { paperExit = "3"; };
   several = node "several" { outputs = [ "out" "lib" "dev" ]; };

@@ -300,6 +300,24 @@ def wait_until_idle(server):
     raise AssertionError("a build still runs")
 
 
+def collect_some(client, small):
+    """What is dead and alive, single paths with what refers to them, and no more than is enough."""
+    store = ["nix-store", "--store", client.remote]
+    low = json.loads(client.run("nix", "eval", "--json", "--expr", 'builtins.toFile "low" "low"').stdout)
+    expression = f'builtins.toFile "high" (builtins.storePath {low} + "")'
+    high = json.loads(client.run("nix", "eval", "--impure", "--json", "--expr", expression).stdout)
+    client.run("nix", "copy", "--to", client.remote, high)
+    dead = client.run(*store, "--gc", "--print-dead").stdout.split()
+    assert low in dead and high in dead
+    assert low not in client.run(*store, "--gc", "--print-live").stdout.split()
+    client.run(*store, "--gc", "--print-roots")
+    client.run("nix", "store", "delete", "--store", client.remote, high)
+    left = client.run(*store, "--gc", "--print-dead").stdout.split()
+    assert low in left and high not in left
+    client.run("nix", "store", "gc", "--store", client.remote, "--max", "1")
+    assert len(client.run(*store, "--gc", "--print-dead").stdout.split()) == len(left) - 1
+
+
 def test_collect_garbage(client, server, small, kept):
     """Last: it empties the account. A key may only do it when it was told so."""
     if SERVER == "nixbuild":
@@ -308,6 +326,7 @@ def test_collect_garbage(client, server, small, kept):
         settings = [peers.program("nixbuild"), "--state-dir", server.state_dir, "settings"]
         wide = "store:read,store:write,build:read,build:write,account:write"
         subprocess.run([*settings, "set", "default-permissions", wide], check=True)
+        collect_some(client, small)
         client.run("nix", "store", "gc", "--store", client.remote)
         subprocess.run([*settings, "unset", "default-permissions"], check=True)
     else:

@@ -131,6 +131,25 @@ def build_again_builds_nothing(b):
 
 
 @scenario
+def the_waterfall_of_a_build(b):
+    """From the connection to the outputs on their way back."""
+    b.hook("sourced")
+    if SERVER != "nixbuild":
+        return
+
+    def steps():
+        build = next(build for build in json.loads(b.server.nixbuild("builds", "--json")) if b.tag in build["derivation"])
+        return json.loads(b.server.nixbuild("why", str(build["id"]), "--json"))["waterfall"]
+
+    wait_until(lambda: "send" in [step["name"] for step in steps()], 30)  # noted when the session is over
+    names = [step["name"] for step in steps()]
+    assert names[:4] == ["connect", "query", "upload", "queue"] and names[-1] == "send", names
+    begins = [step["beginMicroseconds"] for step in steps()]
+    assert begins[0] == 0 and begins[2:] == sorted(begins[2:]), steps()
+    assert all(step["endMicroseconds"] >= step["beginMicroseconds"] for step in steps())
+
+
+@scenario
 def another_client_gets_the_same_result(b):
     first = b.hook("one")
     second = b.hook("one", client=b.another())

@@ -53,6 +53,7 @@ struct BuildRequest {
   /// Build it although its outputs are valid, keep nothing, and compare: what differs is told in
   /// the log, and the build fails as NotDeterministic. Outputs that are not valid are an error.
   bool check = false;
+  store::SessionSpans session{}; ///< what the asker's session did before, for the record
 };
 
 /// What the machine of a fixed-output build is given beside its inputs. Source: protocol facts 5.2.

@@ -4,6 +4,7 @@
 #include <nixbuild/aio/byte_stream.hpp>
 #include <nixbuild/aio/task.hpp>
 #include <nixbuild/base/api.hpp>
+#include <nixbuild/base/clock.hpp>
 #include <nixbuild/base/log.hpp>
 #include <nixbuild/build/shared_builds.hpp>
 #include <nixbuild/protocol/wire.hpp>
@@ -24,6 +25,7 @@ struct SessionParts {
   build::SharedBuilds& builds;
   aio::BlockingPool& pool;
   Log& log;
+  const Clock& clock;
   AccountDesk* accounts = nullptr;    ///< absent: a server without administration
   build::LeaseDesk* leases = nullptr; ///< absent: nobody can be told why a build waits
 };

@@ -8,10 +8,13 @@
 #include <nixbuild/server/settings.hpp>
 #include <nixbuild/store/metadata_db.hpp>
 
+#include <memory>
 #include <string>
 #include <string_view>
 
 namespace nixbuild::server {
+
+class SessionTimes;
 
 /// Who a session belongs to, what it may do, and what it has asked for. A value.
 struct SessionCaller {
@@ -21,6 +24,7 @@ struct SessionCaller {
   std::string key;   ///< number of the SSH key; empty: none
   SessionSettings settings = SessionSettings::resolve({}, {});
   model::SelfReferences self_references = model::SelfReferences::WithOffsets; ///< of its Nix
+  std::shared_ptr<SessionTimes> times; ///< of the session; absent: builds' records have none
 
   /// Errors (Denied): `session.read-only`, and `permission.missing` naming the permission. `what`
   /// begins the message: the operation's name.

@@ -59,6 +59,25 @@ struct BuildOutput {
   bool operator==(const BuildOutput&) const = default;
 };
 
+/// When something was under way, in microseconds since 1970; both 0: it was not.
+struct TimeSpan {
+  std::int64_t begin_us = 0;
+  std::int64_t end_us = 0;
+
+  bool operator==(const TimeSpan&) const = default;
+};
+
+/// What the session that asked for a build did around it: each from the first beginning of its kind
+/// to the last end, for the build's sake as far as that can be told from the order of things.
+struct SessionSpans {
+  TimeSpan connect; ///< until protocol and account were known; only of a session's first builds
+  TimeSpan query;   ///< questions answered
+  TimeSpan upload;  ///< paths taken
+  TimeSpan send;    ///< outputs given to the client, once they were there
+
+  bool operator==(const SessionSpans&) const = default;
+};
+
 /// A build as it is remembered. Times are microseconds since 1970; 0: not yet.
 struct BuildRecord {
   std::int64_t id = 0; ///< given by the database
@@ -87,6 +106,8 @@ struct BuildRecord {
   std::uint64_t output_bytes = 0; ///< NAR bytes of all outputs together
   /// As they came out, by name; empty unless it ended well. They may be gone from the store.
   std::vector<BuildOutput> outputs;
+  /// Of whoever asked first. Set when the build is added; update_build leaves it as it is.
+  SessionSpans session;
 };
 
 /// A build that has not ended, with what is needed to take it up again after the daemon's death.
@@ -210,6 +231,9 @@ public:
 
   virtual std::int64_t add_build(const BuildRecord& record) = 0;
   virtual void update_build(const BuildRecord& record) = 0;
+  /// Sets when outputs of the build were sent to the session that asked for it. One that is gone is
+  /// no error.
+  virtual void note_sent(AccountId account, std::int64_t build, TimeSpan sent) = 0;
   virtual std::optional<BuildRecord> build(AccountId account, std::int64_t id) = 0;
   /// Newest first.
   virtual std::vector<BuildRecord> builds(AccountId account, std::size_t limit) = 0;

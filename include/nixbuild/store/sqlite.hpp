@@ -22,7 +22,7 @@ struct SqliteOptions {
 };
 
 /// Version of the schema that this library writes (SQLite's `user_version`).
-inline constexpr int kSqliteSchemaVersion = 8;
+inline constexpr int kSqliteSchemaVersion = 9;
 
 /// Opens the database at `path`, makes it when missing, and brings an older schema up to date in
 /// one transaction. One thread writes; what several callers ask for at the same time goes into one

@@ -126,6 +126,18 @@ struct VerifyFinding {
 struct GcResult {
   std::uint64_t paths_removed = 0;
   std::uint64_t bytes_freed = 0;
+  model::StorePaths removed; ///< sorted
+};
+
+/// What a collection may take.
+struct GcOrder {
+  std::span<const model::StorePath> roots{}; ///< kept, with all they need
+  /// Only these go; absent: whatever nobody needs. Error `store.in-use` naming one that is needed.
+  std::optional<model::StorePaths> only{};
+  /// With `only`: what refers to them goes, too; else that is an error `store.referenced`.
+  bool with_referrers = true;
+  /// It ends once paths of so many NAR bytes have been removed; absent: with the last one.
+  std::optional<std::uint64_t> enough_bytes{};
 };
 
 /// The store of this machine: names per account, contents once. Thread safe; every call may block
@@ -172,6 +184,13 @@ public:
   /// Removes every path of the account that is neither leased nor needed by a leased path or one of
   /// `roots`; then the segments nobody names.
   GcResult collect_garbage(AccountId account, std::span<const model::StorePath> roots);
+  GcResult collect(AccountId account, const GcOrder& order);
+  /// What a collection that keeps `roots` would leave now, sorted. The rest of all_paths it would
+  /// remove.
+  [[nodiscard]] model::StorePaths live_paths(AccountId account,
+                                             std::span<const model::StorePath> roots);
+  /// The account's paths that are leased themselves, sorted.
+  [[nodiscard]] model::StorePaths leased_paths(AccountId account);
 
 private:
   struct State;

@@ -90,7 +90,7 @@ struct Fixture {
   build::SharedBuilds builds{builder, tasks};
   server::AccountDesk::Settings desk_settings;
   server::AccountDesk desk;
-  server::SessionParts parts{store, *logs, builds, pool, log, &desk, &leases};
+  server::SessionParts parts{store, *logs, builds, pool, log, clock, &desk, &leases};
 
   explicit Fixture(server::AccountDesk::Settings settings = {})
       : desk_settings(std::move(settings)), desk(*db, clock, desk_settings) {}

@@ -48,8 +48,9 @@ inline scheduler::SchedulerSettings paper_rules() {
 
 /// A whole server in memory, with builds on paper.
 struct PaperServer {
-  explicit PaperServer(FakeExecutor::Script script)
-      : executor(io.get_executor(), std::move(script)) {
+  explicit PaperServer(FakeExecutor::Script script,
+                       std::unique_ptr<store::SegmentStore> held = store::make_memory_segments())
+      : segments(std::move(held)), executor(io.get_executor(), std::move(script)) {
     ::signal(SIGPIPE, SIG_IGN);
     loop = std::jthread([this] { io.run(); });
   }
@@ -66,7 +67,7 @@ struct PaperServer {
   PaperClock clock;
   NullLog log;
   std::unique_ptr<store::MetadataDb> db = store::make_memory_metadata();
-  std::unique_ptr<store::SegmentStore> segments = store::make_memory_segments();
+  std::unique_ptr<store::SegmentStore> segments;
   std::unique_ptr<store::LogStore> logs = store::make_memory_logs();
   store::Store store{*db, *segments, clock, model::StoreDir()};
   store::AccountId account = db->ensure_account("default");
@@ -75,7 +76,7 @@ struct PaperServer {
   build::Builder builder{{store, *logs, executor, leases, pool, clock, log, nullptr}, {}};
   aio::TaskGroup tasks{io.get_executor(), log};
   build::SharedBuilds builds{builder, tasks};
-  server::SessionParts parts{store, *logs, builds, pool, log};
+  server::SessionParts parts{store, *logs, builds, pool, log, clock};
   std::jthread loop;
 };
 

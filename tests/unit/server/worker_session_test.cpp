@@ -41,8 +41,8 @@ TEST_CASE("worker session: what is not offered is refused in the protocol, and t
       {worker::QueryDerivationOutputMap{drv}, "is not valid"},
       {worker::AddSignatures{drv, {"k:x"}}, "is not valid"},
       {worker::QueryPathFromHashPart{"short"}, "32 characters"},
-      {worker::CollectGarbage{worker::GcAction::ReturnLive, true, {}, false, false, 0},
-       "whole collection"},
+      {worker::CollectGarbage{worker::GcAction::DeleteSpecific, false, {drv}, false, false, 0},
+       "is not valid"},
       {worker::VerifyStore{true, true}, "repairing"},
   };
   for (const auto& [request, says] : cases) {

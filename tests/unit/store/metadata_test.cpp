@@ -282,6 +282,27 @@ TEST_CASE("metadata: realisations are found by key, belong to an account, and go
   CHECK_FALSE(base.db->realisation(base.b, key));
 }
 
+TEST_CASE("metadata: what the asker's session did stays with the build", "[store]") {
+  Database base(GENERATE(false, true));
+  BuildRecord record;
+  record.account = base.a;
+  record.session = {{1, 2}, {3, 4}, {0, 0}, {}};
+  record.id = base.db->open_build(record, "asked");
+  CHECK(base.db->build(base.a, record.id)->session == record.session);
+  auto ended = record;
+  ended.session = {};
+  ended.status = model::BuildStatus::Built;
+  base.db->update_build(ended);
+  CHECK(base.db->build(base.a, record.id)->session == record.session);
+  base.db->note_sent(base.b, record.id, {5, 6});
+  base.db->note_sent(base.a, record.id + 1, {5, 6});
+  CHECK(base.db->build(base.a, record.id)->session.send == TimeSpan());
+  base.db->note_sent(base.a, record.id, {5, 6});
+  record.session.send = {5, 6};
+  CHECK(base.db->build(base.a, record.id)->session == record.session);
+  CHECK(base.db->open_builds().front().record.session == record.session);
+}
+
 TEST_CASE("metadata: accounts see nothing of each other", "[store]") {
   Database base(GENERATE(false, true));
   const auto x = info_for("x");

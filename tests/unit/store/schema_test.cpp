@@ -68,7 +68,8 @@ TEST_CASE("metadata: an older schema is brought up to date, a newer one refused"
       "alter table Builds drop column reused; alter table Builds drop column of_another; "
       "alter table Builds drop column ssh_key; alter table Builds drop column tags; "
       "alter table Builds drop column disk_bytes; alter table Builds drop column output_bytes; "
-      "alter table Builds drop column outputs; "
+      "alter table Builds drop column outputs; alter table Builds drop column session; "
+      "alter table Builds drop column sent_from_us; alter table Builds drop column sent_to_us; "
       "drop table Keys; drop table KeyTags; drop table AccountSettings; drop table KeySettings; "
       "drop table Realisations; pragma user_version = 2");
   {

@@ -234,6 +234,48 @@ TEST_CASE("store: another account's contents can be named without an upload", "[
   CHECK(ports.store->verify(other, {}).empty());
 }
 
+TEST_CASE("store: a collection takes what it is told, or so much as is enough", "[store]") {
+  Ports ports(GENERATE(Kind::Memory, Kind::Files));
+  const auto code_of = [&](const GcOrder& order) -> std::string {
+    try {
+      ports.store->collect(ports.account, order);
+    } catch (const Error& error) {
+      return std::string(error.code());
+    }
+    return "none";
+  };
+  const auto low = add_path(ports, "low").path;
+  const auto middle = add_path(ports, "middle", {low}).path;
+  const auto high = add_path(ports, "high", {middle, path_named("high")}).path;
+  const auto other = add_path(ports, "other", {low}).path;
+  model::StorePaths everything{low, middle, high, other};
+  model::sort_unique(everything);
+  {
+    auto lease = ports.store->lease(ports.account);
+    lease.add(other);
+    model::StorePaths live{low, other};
+    model::sort_unique(live);
+    CHECK(ports.store->live_paths(ports.account, {}) == live);
+    CHECK(ports.store->leased_paths(ports.account) == model::StorePaths{other});
+    CHECK(code_of({.only = model::StorePaths{low}}) == "store.in-use");
+    CHECK(code_of({.only = model::StorePaths{other}}) == "store.in-use");
+  }
+  CHECK(ports.store->live_paths(ports.account, {}).empty());
+  CHECK(code_of({.only = model::StorePaths{path_named("nowhere")}}) == "store.invalid-path");
+  CHECK(code_of({.only = model::StorePaths{middle}, .with_referrers = false}) ==
+        "store.referenced");
+  CHECK(ports.db->all_paths(ports.account) == everything);
+  // One byte is enough: one path goes, and one to which nothing refers.
+  const auto one = ports.store->collect(ports.account, {.enough_bytes = 1});
+  REQUIRE(one.removed.size() == 1);
+  CHECK((one.removed.front() == high || one.removed.front() == other));
+  CHECK(ports.store->collect(ports.account, {.enough_bytes = 0}).removed.empty());
+  const auto rest = ports.store->collect(ports.account, {.only = model::StorePaths{low}});
+  CHECK(rest.paths_removed == 3);
+  CHECK(rest.bytes_freed > 0);
+  CHECK(ports.db->all_paths(ports.account).empty());
+}
+
 TEST_CASE("store: collection spares leases, roots and what they need", "[store]") {
   Ports ports(GENERATE(Kind::Memory, Kind::Files));
   const auto low = add_path(ports, "low").path;
