@@ -35,8 +35,25 @@ std::uint64_t operation_of(const Request& request) noexcept {
   return kOperations[request.index()].number;
 }
 
+namespace {
+
+/// Clients "build" the paths that they are about to copy, which is a question whether they are
+/// there.
+template <class Build>
+bool builds_nothing(const Request& request) noexcept {
+  const auto* build = std::get_if<Build>(&request);
+  return build != nullptr && build->mode == BuildMode::Normal &&
+         std::all_of(build->targets.begin(), build->targets.end(), [](const DerivedPath& target) {
+           return target.wants == DerivedPath::Wants::Path;
+         });
+}
+
+} // namespace
+
 Permission permission_of(const Request& request) noexcept {
-  return kOperations[request.index()].permission;
+  return builds_nothing<BuildPaths>(request) || builds_nothing<BuildPathsWithResults>(request)
+             ? Permission::StoreRead
+             : kOperations[request.index()].permission;
 }
 
 Payload payload_of(const Request& request, const Peer& peer) noexcept {

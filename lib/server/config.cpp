@@ -263,6 +263,19 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
          [](C& c, const N& n) {
            c.keys_file = text(n);
          }}}},
+      {"sessions",
+       {{"idle-seconds",
+         [](C& c, const N& n) {
+           c.session_idle = std::chrono::seconds(whole(n, 1, 365ULL * 86400));
+         }},
+        {"stalled-seconds",
+         [](C& c, const N& n) {
+           c.session_stalled = std::chrono::seconds(whole(n, 1, 7ULL * 86400));
+         }},
+        {"deaf-seconds",
+         [](C& c, const N& n) {
+           c.session_deaf = std::chrono::seconds(whole(n, 1, 7ULL * 86400));
+         }}}},
       {"http",
        {{"listen",
          [](C& c, const N& n) {

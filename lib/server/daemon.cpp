@@ -422,6 +422,9 @@ aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
     co_return 3;
   }
   SessionLimits limits;
+  limits.idle = settings.config.session_idle;
+  limits.stalled = settings.config.session_stalled;
+  limits.deaf = settings.config.session_deaf;
   SessionCaller caller = std::move(*identified);
   caller.times = std::move(times);
   std::string warnings;

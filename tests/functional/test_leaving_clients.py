@@ -1,15 +1,12 @@
 """A thousand clients that leave in the middle: nothing of them stays in the daemon."""
 
-import json
-import os
 import random
 import subprocess
-import time
-from pathlib import Path
 
 import pytest
 from conftest import SERVER
 
+import daemon_state
 import peers
 import serve_wire
 import worker_wire
@@ -136,35 +133,6 @@ class Leaving:
         return process
 
 
-def open_files(pid):
-    """What its descriptors are, without those of the database, whose connections are made as they are needed."""
-    names = []
-    for descriptor in os.listdir(f"/proc/{pid}/fd"):
-        try:
-            names.append(os.readlink(f"/proc/{pid}/fd/{descriptor}"))
-        except FileNotFoundError:
-            pass
-    return sorted(name for name in names if "metadata.sqlite" not in name)
-
-
-def state_of(pid):
-    """(descriptors, threads, resident KiB) of a process."""
-    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return len(open_files(pid)), int(status["Threads"]), int(status["VmRSS"].split()[0])
-
-
-def settled(pid, descriptors=None):
-    """Its state, once sessions have had the time to end."""
-    deadline = time.monotonic() + 30
-    while True:
-        state = state_of(pid)
-        if descriptors is not None and state[0] <= descriptors:
-            return state
-        if time.monotonic() > deadline or descriptors is None and deadline - time.monotonic() < 27:
-            return state
-        time.sleep(0.2)
-
-
 def test_nothing_stays_of_a_thousand_sessions(scratch):
     state = scratch / "state"
     state.mkdir()
@@ -172,31 +140,20 @@ def test_nothing_stays_of_a_thousand_sessions(scratch):
     print(f"seed {seed}")
     try:
         leaving = Leaving(state, seed)
-        (pid,) = [
-            pid
-            for pid, words in peers.find_processes(str(state)).items()
-            if words[0].rsplit("/", 1)[-1] == "nixbuildd"
-        ]
+        pid = daemon_state.pid_of(state)
         before = None
         processes = []
         for session in range(SESSIONS):
             if session == WARM_UP:
-                before = settled(pid)
+                before = daemon_state.settled(pid)
             processes.append(leaving.leave())
         for process in processes:
             process.wait(60)
-        after = settled(pid, before[0])
+        after = daemon_state.settled(pid, before[0])
         print(f"descriptors, threads, resident KiB: {before} before, {after} after")
-        assert after[0] <= before[0], open_files(pid)
+        assert after[0] <= before[0], daemon_state.open_files(pid)
         assert after[1] <= before[1]
         assert after[2] < before[2] + 16 * 1024
-        nixbuild = [peers.program("nixbuild"), "--state-dir", state]
-        # What nobody holds is collected: the leases of all sessions are gone.
-        collected = json.loads(subprocess.run([*nixbuild, "gc", "--json"], check=True, capture_output=True).stdout)
-        assert collected["pathsRemoved"] > 1
-        left = subprocess.run([*nixbuild, "path", "list", "--json"], check=True, capture_output=True).stdout
-        assert json.loads(left) == []
-        drafts = state / "store/drafts"
-        assert drafts.is_dir() and not os.listdir(drafts)
+        daemon_state.expect_empty(state)
     finally:
         peers.end_family(str(state))

@@ -26,7 +26,7 @@ def path_of(text, name):
 class Paper:
     """The state directory, the configuration and the emulator of such a daemon."""
 
-    def __init__(self, scratch, cpus=2, settings=""):
+    def __init__(self, scratch, cpus=2, settings="", more=""):
         self.state = Path(scratch) / "state"
         self.folder = Path(scratch) / "paper"
         self.locks = self.folder / "locks"
@@ -37,7 +37,7 @@ class Paper:
         self.config = Path(scratch) / "nixbuild.toml"
         self.config.write_text(
             f"[builds]\ncpus = {cpus}\nbuild-cpus = 1\nmemory-mib = {cpus * 256}\nbuild-memory-mib = 256\n"
-            f'[sandbox]\naccelerator = "tcg"\nqemu = "{emulator}"\n[settings]\n{settings}'
+            f'[sandbox]\naccelerator = "tcg"\nqemu = "{emulator}"\n{more}[settings]\n{settings}'
         )
 
     def command(self, name, *words):
@@ -54,17 +54,22 @@ class Paper:
         command = self.command("nixbuild-serve", *words, "--serve", "--write")
         return serve_wire.Session(command, **more)
 
-    def build(self, session, tag, milliseconds=20):
-        """(status, message, output path) of the build with that tag."""
+    def request(self, tag, milliseconds=20, **more):
+        """What `serve_wire.Session.build` takes, and the output path."""
         lock = self.locks / tag
         lock.touch()
         out = path_of(tag, tag)
         environment = {
             "out": out, "name": tag, "paperMs": str(milliseconds), "paperContents": f"made by {tag}\n",
-            "paperLock": str(lock),
+            "paperLock": str(lock), **more,
         }  # fmt: skip
         drv = path_of("drv " + tag, tag + ".drv")
-        return *session.build(drv, {"out": out}, [], "x86_64-linux", "/bin/sh", [], environment), out
+        return (drv, {"out": out}, [], "x86_64-linux", "/bin/sh", [], environment), out
+
+    def build(self, session, tag, milliseconds=20, **more):
+        """(status, message, output path) of the build with that tag."""
+        wanted, out = self.request(tag, milliseconds, **more)
+        return *session.build(*wanted), out
 
     def contents(self, session, out):
         """The one file that the output is."""

@@ -4,6 +4,7 @@
 //     paperMs        how long the build takes, in ten lines of log
 //     paperContents  what each output's one file holds
 //     paperExit      its exit status
+//     paperFlood     KiB of log that come beside each of the lines
 //     paperLock      a file that is locked meanwhile: a second run at the same time fails
 
 #include "support/emulator_ports.hpp"
@@ -50,8 +51,13 @@ int build(const tests::EmulatorPorts& ports, const GuestJob& job, std::uint64_t&
     }
   }
   const auto time = std::chrono::milliseconds(std::atol(variable(job, "paperMs").c_str()));
+  const auto flood = static_cast<std::size_t>(std::atol(variable(job, "paperFlood").c_str()));
+  const std::string filler = std::string(1023, '.') + "\n";
   for (int i = 0; i < kLines; ++i) {
     say("paper line " + std::to_string(i) + "\n");
+    for (std::size_t kib = 0; kib < flood; ++kib) {
+      say(filler);
+    }
     std::this_thread::sleep_for(time / kLines);
   }
   return std::atoi(variable(job, "paperExit").c_str());

@@ -59,6 +59,8 @@ enum class Payload : std::uint8_t {
 /// The protocol's own name of a request (`QueryValidPaths`).
 [[nodiscard]] NIXBUILD_API std::string_view name_of(const Request& request) noexcept;
 [[nodiscard]] NIXBUILD_API std::uint64_t operation_of(const Request& request) noexcept;
+/// The table's, but for BuildPaths and BuildPathsWithResults of nothing but paths themselves, which
+/// is what `nix copy --from` asks first: StoreRead.
 [[nodiscard]] NIXBUILD_API Permission permission_of(const Request& request) noexcept;
 [[nodiscard]] NIXBUILD_API Payload payload_of(const Request& request, const Peer& peer) noexcept;
 

@@ -54,6 +54,13 @@ struct Config {
   /// A second place for the list of keys, for an sshd whose lookup may not enter the state
   /// directory; empty: none.
   std::string keys_file;
+  // [sessions]
+  /// How long a client may say nothing: between two requests; within a request, or while it takes
+  /// nothing of a reply; and while it takes nothing of a build's log on its standard error (then
+  /// the session goes on without the log).
+  std::chrono::seconds session_idle{86400};
+  std::chrono::seconds session_stalled{600};
+  std::chrono::seconds session_deaf{60};
   // [settings]
   std::map<std::string, std::string> settings; ///< of every account; checked against the table
   // [http]

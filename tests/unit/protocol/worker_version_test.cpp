@@ -218,6 +218,19 @@ TEST_CASE("worker versions: fields come and go with their versions", "[protocol]
   CHECK(result(37) == result(36) + 2 * 8); // CPU times, absent
 }
 
+TEST_CASE("worker versions: who builds paths themselves only reads", "[protocol]") {
+  const auto path = model::StorePath::parse("00000000000000000000000000000000-x");
+  const DerivedPath itself{path, DerivedPath::Wants::Path, {}};
+  const DerivedPath outputs{path, DerivedPath::Wants::AllOutputs, {}};
+  CHECK(permission_of(BuildPaths{{itself}}) == Permission::StoreRead);
+  CHECK(permission_of(BuildPathsWithResults{{itself, itself}}) == Permission::StoreRead);
+  CHECK(permission_of(BuildPaths{{itself, outputs}}) == Permission::BuildWrite);
+  CHECK(permission_of(BuildPathsWithResults{{outputs}}) == Permission::BuildWrite);
+  CHECK(permission_of(BuildPaths{{itself}, BuildMode::Check}) == Permission::BuildWrite);
+  CHECK(permission_of(BuildPathsWithResults{{itself}, BuildMode::Repair}) ==
+        Permission::BuildWrite);
+}
+
 TEST_CASE("worker versions: the operations' numbers, names and permissions", "[protocol]") {
   std::map<std::string, std::string> permissions;
   std::set<std::uint64_t> numbers;

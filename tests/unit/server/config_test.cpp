@@ -59,6 +59,10 @@ impure-env = {http_proxy = "http://proxy:3128"}
 idle-exit-seconds = 7
 stop-wait-seconds = 9
 keys-file = "/run/nixbuild/keys"
+[sessions]
+idle-seconds = 3600
+stalled-seconds = 30
+deaf-seconds = 5
 [settings]
 max-cpu = 8
 max-log-size = "64MiB"
@@ -82,6 +86,9 @@ dir = "/gnu/store"
   CHECK(config.accelerator == "tcg");
   CHECK(config.allow_emulation);
   CHECK(config.stop_wait == std::chrono::seconds(9));
+  CHECK(config.session_idle == std::chrono::hours(1));
+  CHECK(config.session_stalled == std::chrono::seconds(30));
+  CHECK(config.session_deaf == std::chrono::seconds(5));
   CHECK(config.kernel_image == "/boot/vmlinuz-x");
   CHECK(config.kernel_modules == "/lib/modules/x");
   CHECK(config.shell == "/bin/busybox");
