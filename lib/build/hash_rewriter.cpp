@@ -14,25 +14,47 @@ void HashRewriter::replace(std::string_view from, std::string_view to, bool note
   changes_.push_back({std::string(from), std::string(to), noted});
 }
 
-void HashRewriter::apply(const Change& change) {
-  std::size_t at = 0;
-  while (at + kLength <= window_.size()) {
-    const void* found =
-        ::memmem(window_.data() + at, window_.size() - at, change.from.data(), kLength);
-    if (found == nullptr) {
+/// Where in the window the text of `change` stands first, from `at` on; its end: nowhere.
+std::size_t HashRewriter::find(const Change& change, std::size_t at) const {
+  const void* found =
+      at + kLength > window_.size()
+          ? nullptr
+          : ::memmem(window_.data() + at, window_.size() - at, change.from.data(), kLength);
+  return found == nullptr
+             ? window_.size()
+             : static_cast<std::size_t>(static_cast<const char*>(found) - window_.data());
+}
+
+/// From left to right over all changes: nothing that begins inside of a text that was replaced is
+/// one, neither now nor when more of the stream is there.
+void HashRewriter::apply_changes() {
+  std::vector<std::size_t> places(changes_.size());
+  std::size_t from = next_ > position_ ? static_cast<std::size_t>(next_ - position_) : 0;
+  for (std::size_t i = 0; i < changes_.size(); ++i) {
+    places[i] = find(changes_[i], from);
+  }
+  for (;;) {
+    const auto first = std::min_element(places.begin(), places.end());
+    if (first == places.end() || *first == window_.size()) {
       return;
     }
-    at = static_cast<std::size_t>(static_cast<const char*>(found) - window_.data());
+    const auto& change = changes_[static_cast<std::size_t>(first - places.begin())];
     if (change.noted) {
       if (noted_.size() >= kMostNoted) {
         throw Error(Reaction::Reject,
                     "build.occurrences",
                     "an output refers to itself more than a million times");
       }
-      noted_.push_back(position_ + at);
+      noted_.push_back(position_ + *first);
     }
-    window_.replace(at, kLength, change.to);
-    at += kLength;
+    window_.replace(*first, kLength, change.to);
+    from = *first + kLength;
+    next_ = position_ + from;
+    for (std::size_t i = 0; i < changes_.size(); ++i) {
+      if (places[i] < from) {
+        places[i] = find(changes_[i], from);
+      }
+    }
   }
 }
 
@@ -40,9 +62,7 @@ ByteView HashRewriter::feed(ByteView bytes) {
   window_.erase(0, settled_);
   position_ += settled_;
   window_.append(reinterpret_cast<const char*>(bytes.data()), bytes.size());
-  for (const auto& change : changes_) {
-    apply(change);
-  }
+  apply_changes();
   // A text may begin in the last bytes.
   settled_ = window_.size() - std::min(window_.size(), kLength - 1);
   return bytes_of(window_).first(settled_);

@@ -10,7 +10,8 @@
 namespace nixbuild::build {
 
 /// Replaces hash parts of store paths by others in a stream of bytes, at any offset and across the
-/// borders of its pieces. Lengths stay. Source: protocol facts 4.8, 5.10.
+/// borders of its pieces. Of texts that overlap the first one counts; what was put in is not looked
+/// at again. Lengths stay. Source: protocol facts 4.8, 5.10.
 class HashRewriter {
 public:
   static constexpr std::size_t kLength = 32;
@@ -35,12 +36,14 @@ private:
     bool noted;
   };
 
-  void apply(const Change& change);
+  [[nodiscard]] std::size_t find(const Change& change, std::size_t at) const;
+  void apply_changes();
 
   std::vector<Change> changes_;
   std::string window_;
   std::size_t settled_ = 0;    ///< bytes at the window's begin that were given out
   std::uint64_t position_ = 0; ///< of the window in the stream
+  std::uint64_t next_ = 0;     ///< where in the stream the next text may begin
   std::vector<std::uint64_t> noted_;
 };
 

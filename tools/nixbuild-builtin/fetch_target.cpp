@@ -41,7 +41,11 @@ Target target_of(urls::url url, std::string_view text) {
     refuse(text, "is no http, https or file URL: this builder fetches no others");
   }
   target.host = url.host_address();
-  if (target.host.empty()) {
+  // Escaped bytes are written out here; names are told to resolvers as C strings.
+  const bool odd = std::any_of(target.host.begin(), target.host.end(), [](unsigned char c) {
+    return c <= 0x20 || c == 0x7f;
+  });
+  if (target.host.empty() || odd) {
     refuse(text, "names no host");
   }
   target.port = url.has_port() ? std::string(url.port()) : target.tls ? "443" : "80";

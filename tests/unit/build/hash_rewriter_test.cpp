@@ -48,6 +48,28 @@ TEST_CASE("hash rewriter: replaces at every offset, whatever the pieces", "[buil
   }
 }
 
+TEST_CASE(
+    "hash rewriter: what was put in is not looked at, and of two that overlap the first counts",
+    "[build]") {
+  const std::string from = "0123456789abcdfghijklmnpqrsvwxyz";
+  const std::string to = "zyxwvsrqpnmlkjihgfdcba9876543210";
+  const std::string half = kOldTwo.substr(0, 16);
+  const std::string crossing = from.substr(16) + half;
+  for (const std::size_t piece : {1U, 7U, 31U, 32U, 33U, 48U, 64U, 1000U}) {
+    CAPTURE(piece);
+    HashRewriter rewriter;
+    rewriter.replace(crossing, kTwo, true);
+    rewriter.replace(from, to, true);
+    // The new text's last character and what comes behind it are the old text.
+    CHECK(rewrite(rewriter, from + from.substr(1) + from, piece) == to + from.substr(1) + to);
+    CHECK(rewriter.noted() == std::vector<std::uint64_t>{0, 63});
+    HashRewriter other;
+    other.replace(crossing, kTwo);
+    other.replace(from, to);
+    CHECK(rewrite(other, from + half + from.substr(16) + half, piece) == to + half + kTwo);
+  }
+}
+
 TEST_CASE("hash rewriter: short streams and none at all come through", "[build]") {
   for (const std::string text : {"", "x", "0123456789"}) {
     HashRewriter rewriter;

@@ -16,6 +16,7 @@ using namespace nixbuild;
 // The targets, as the build names them.
 extern "C" int fuzz_build_attributes(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_build_hash_rewriter(const std::uint8_t* data, std::size_t size);
+extern "C" int fuzz_builtin_fetch(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_model_text(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_protocol_export_stream(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_sandbox_egress(const std::uint8_t* data, std::size_t size);
@@ -67,6 +68,7 @@ std::string seed(int kind, std::string_view text) {
   return std::string(1, static_cast<char>(kind)) + std::string(text);
 }
 
+const std::string kIts = "0123456789abcdfghijklmnpqrsvwxyz";
 const std::string kPath = "/nix/store/9f2xy8znfmr9mhs8g7ihximlvi1d1wmh-dep";
 
 std::string word(std::string_view text) {
@@ -93,7 +95,23 @@ TEST_CASE("fuzz replay: hash parts in a stream", "[fuzz]") {
          {seed(0, "x\xff\xbf\xdf\xff y"),
           seed(31, std::string(70, 'x') + "\xff\xff" + std::string(40, 'y') + "\xbf"),
           seed(63, "\xdf\xbf\xff"),
+          seed(0, "\xfc\x34" + kIts + kIts.substr(1) + "\xf5\xd9"),
           seed(7, "")});
+}
+
+TEST_CASE("fuzz replay: where a fetch goes", "[fuzz]") {
+  const std::string netrc =
+      "machine a.example login me password secret\nmacdef x\nmachine no\n\ndefault login y\n";
+  replay(fuzz_builtin_fetch,
+         {seed(0, "http://user:p%61ss@host.example:8080/a b/c?d=e#f"),
+          seed(0, "https://[::1]/x|y"),
+          seed(0, "http://a%0d%0aHost:b/"),
+          seed(0, "http://a%00.b/"),
+          seed(1, "https://host/a/b\n../c?d"),
+          seed(1, "http://host/a\n//other:1/x"),
+          seed(2, "http://host.example/\n.example,other"),
+          seed(3, "a.example\n" + netrc),
+          seed(3, "b.example\n" + netrc)});
 }
 
 TEST_CASE("fuzz replay: names, hashes, addresses and registrations", "[fuzz]") {
