@@ -6,7 +6,8 @@ import sys
 import time
 
 import pytest
-from conftest import HERE, Server
+from conftest import HERE
+from test_scenarios import PaperServer
 
 import peers
 
@@ -38,7 +39,7 @@ class Counting:
         return turns
 
 
-class Ours(Counting, Server):
+class Ours(Counting, PaperServer):
     name = "ours"
 
 
@@ -82,6 +83,24 @@ def actions(client, closure):
     }
 
 
+def builds(client, server, scratch):
+    """The same for builds; the attributes are those of scenarios.nix."""
+    file = [HERE / "scenarios.nix", "--argstr", "tag", "turns", "--argstr", "bb", peers.busybox_folder(scratch)]
+    hook = ["nix-build", *file, "--no-out-link", "-j0", "--builders", server.builders(8, scheme=client.scheme)]
+    made = {
+        "build by hook": [*hook, "-A", "sourced"],
+        "several outputs by hook": [*hook, "-A", "several.all"],
+        "failing build by hook": [*hook, "-A", "failing"],
+        "three builds by hook": [*hook, "-A", "diamond", "--arg", "width", "2"],
+    }
+    if client.scheme == "ssh-ng":
+        there = ["nix", "build", "--impure", "--no-link", "--store", client.remote, "--eval-store", "auto", "-f", *file]
+        made["build in the store"] = [*there, "two"]
+        made["build in the store, again"] = [*there, "two"]
+        made["failing build in the store"] = [*there, "wrong"]
+    return made
+
+
 def count(client, server, scratch):
     """{action: turns}."""
     bb = peers.busybox_folder(scratch)
@@ -90,8 +109,9 @@ def count(client, server, scratch):
     ).stdout.strip()  # fmt: skip
     closure = client.run("nix-store", "-qR", made).stdout.split()
     turns = {}
-    for what, command in actions(client, closure).items():
-        client.run(*command)
+    for what, command in {**actions(client, closure), **builds(client, server, scratch)}.items():
+        done = client.run(*command, check=False)
+        assert (done.returncode != 0) == what.startswith("failing"), (what, done.stderr)
         turns[what] = server.take_turns()
     return turns
 
