@@ -250,6 +250,9 @@ aio::Task<model::BuildResult> Attempt::conclude(model::BuildResult result,
     built_.clear(); // refused outputs are nobody's
   }
   watch_->ended = true;
+  if (fault) {
+    co_await keep_machine(result);
+  }
   if (!settled_ && !left_open_ && record_.id != 0) {
     std::exception_ptr unrecorded;
     try {
@@ -293,6 +296,29 @@ aio::Task<model::BuildResult> Attempt::conclude(model::BuildResult result,
   result.start_time = record_.started_us / 1'000'000;
   result.stop_time = record_.stopped_us / 1'000'000;
   co_return result;
+}
+
+/// A builder that has failed by itself leaves its machine to whoever asked for that.
+aio::Task<void> Attempt::keep_machine(const model::BuildResult& result) {
+  const bool wanted = policy_.keep_failed || request_.options.keep_failed.value_or(false);
+  if (!wanted || parts_.kept == nullptr || !builder_ended_ || !execution_ || settled_ ||
+      control_->cancelled() || parts_.kept->settings().most == 0 ||
+      result.status == model::BuildStatus::LogLimitExceeded) {
+    co_return;
+  }
+  watch_->execution = nullptr;
+  std::string line =
+      parts_.kept->keep(record_.account, record_.id, execution_)
+          ? fmt::format(
+                "the machine is kept for {} minutes; to look around in it: nixbuild shell {}",
+                parts_.kept->settings().time.count(),
+                record_.id)
+          : std::string("the machine is not kept: somebody is in each of those that are");
+  try {
+    co_await say(std::move(line));
+  } catch (const std::exception&) {
+    // The build has failed all the same, and is to be recorded.
+  }
 }
 
 /// What later askers of the same key may be told.

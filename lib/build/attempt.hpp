@@ -103,6 +103,7 @@ private:
   aio::Task<void> end_record(const model::BuildResult& result);
   [[nodiscard]] std::optional<store::BuildOutcome>
   outcome_of(const model::BuildResult& result) const;
+  aio::Task<void> keep_machine(const model::BuildResult& result);
   void note_phase(const std::string& phase, std::chrono::microseconds at);
   [[nodiscard]] std::int64_t now_us() const;
   [[nodiscard]] std::string phases_json() const;
@@ -120,13 +121,14 @@ private:
   DerivationOptions options_;
 
   store::BuildRecord record_;
-  bool settled_ = false;    ///< the record is no longer open
-  bool left_open_ = false;  ///< it stays open, for a later daemon
-  bool repeatable_ = false; ///< a failure that is the builder's own
-  bool adopted_ = false;    ///< the machine was started by an earlier daemon
-  bool waited_ = false;     ///< for capacity, and said so
-  bool fresh_line_ = true;  ///< the log is at the beginning of a line
-  unsigned lost_ = 0;       ///< machines so far
+  bool settled_ = false;       ///< the record is no longer open
+  bool left_open_ = false;     ///< it stays open, for a later daemon
+  bool repeatable_ = false;    ///< a failure that is the builder's own
+  bool adopted_ = false;       ///< the machine was started by an earlier daemon
+  bool waited_ = false;        ///< for capacity, and said so
+  bool builder_ended_ = false; ///< of this machine, by itself
+  bool fresh_line_ = true;     ///< the log is at the beginning of a line
+  unsigned lost_ = 0;          ///< machines so far
   std::string lost_why_;
   std::uint64_t builder_log_bytes_ = 0;
   std::vector<std::string> output_names_;

@@ -57,6 +57,7 @@ aio::Task<model::BuildResult> Attempt::build() {
     execution_->cancel();
     execution_.reset();
     adopted_ = false;
+    builder_ended_ = false;
     phases_.clear();
     if (control_->cancelled() || control_->left_running()) {
       throw_stopped();
@@ -151,6 +152,7 @@ aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
     if (watch_->reason != Stop::None) {
       throw_stopped();
     }
+    builder_ended_ = exit_.end != sandbox::GuestEnd::SetupFailed;
     record_.disk_bytes = exit_.disk_bytes;
     // Files lie in memory, too: a larger machine has room for more of them.
     const bool out_of_disk = exit_.disk_full && exit_.code != 0;

@@ -25,6 +25,7 @@ enum Type : std::uint32_t {
   kJob = 16,
   kSendOutput = 17,
   kPowerOff = 18,
+  kInput = 19,
 };
 
 [[noreturn]] void refuse(std::string message) {
@@ -351,6 +352,14 @@ struct EncodeToGuest {
   }
 
   std::string operator()(const PowerOff&) const { return frame(kPowerOff, {}, kMaxHostPayload); }
+
+  std::string operator()(const Input& input) const {
+    Encoder out;
+    out.text(input.bytes, kMaxInput, "what is typed");
+    out.u32(input.rows);
+    out.u32(input.columns);
+    return frame(kInput, out.take(), kMaxHostPayload);
+  }
 };
 
 } // namespace
@@ -440,6 +449,14 @@ ToGuest decode_to_guest(const FrameBuffer::Frame& frame) {
   case kPowerOff:
     message = PowerOff{};
     break;
+  case kInput: {
+    Input input;
+    input.bytes = in.text(kMaxInput);
+    input.rows = in.u32();
+    input.columns = in.u32();
+    message = std::move(input);
+    break;
+  }
   default:
     refuse(fmt::format("a host sends no messages of type {}", frame.type));
   }

@@ -132,12 +132,18 @@ std::optional<GuestEvent> GuestSession::next_event() {
 }
 
 void GuestSession::send_output(std::uint32_t index) {
-  if (state_ != State::Exited || output_ || index >= outputs_) {
+  if (state_ != State::Exited || output_ || index > outputs_) {
     violated(fmt::format("output {} cannot be asked for now", index));
   }
   frames_.restart();
   output_.emplace(index);
   outgoing_ += guest::encode(guest::SendOutput{index});
+}
+
+void GuestSession::type(const guest::Input& input) {
+  if (has_terminal()) {
+    outgoing_ += guest::encode(input);
+  }
 }
 
 void GuestSession::power_off() {

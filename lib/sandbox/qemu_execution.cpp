@@ -177,6 +177,24 @@ aio::Task<void> QemuExecution::open_output(std::size_t index) {
                 "sandbox.output",
                 fmt::format("output {} was asked for, the job has {}", index, outputs_));
   }
+  co_await ask_for_output(index);
+}
+
+aio::Task<void> QemuExecution::open_terminal() {
+  co_await ask_for_output(outputs_);
+}
+
+aio::Task<void>
+QemuExecution::type_in(std::string bytes, std::uint32_t rows, std::uint32_t columns) {
+  runner::Input input;
+  input.bytes = std::move(bytes);
+  input.rows = rows;
+  input.columns = columns;
+  runner::Message message(std::move(input));
+  co_await link_.send(std::move(message));
+}
+
+aio::Task<void> QemuExecution::ask_for_output(std::size_t index) {
   output_.clear();
   output_taken_ = 0;
   runner::Message request(runner::Output{static_cast<std::uint32_t>(index)});

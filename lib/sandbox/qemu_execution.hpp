@@ -35,6 +35,8 @@ public:
   aio::Task<ExecutionEvent> next_event() override;
   aio::Task<void> open_output(std::size_t index) override;
   aio::Task<std::size_t> read_output(MutableBytes buffer) override;
+  aio::Task<void> open_terminal() override;
+  aio::Task<void> type_in(std::string bytes, std::uint32_t rows, std::uint32_t columns) override;
   aio::Task<void> finish() override;
 
   [[nodiscard]] MachineUsage usage() const override { return usage_; }
@@ -44,6 +46,7 @@ public:
 
 private:
   aio::Task<runner::Message> receive();
+  aio::Task<void> ask_for_output(std::size_t index);
   aio::Task<void> wait_until_down();
 
   boost::asio::any_io_executor executor_;

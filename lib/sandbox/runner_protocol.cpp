@@ -86,6 +86,13 @@ struct Table<Kill> {
 };
 
 template <>
+struct Table<Input> {
+  static constexpr std::uint8_t type = 7;
+  static constexpr auto fields =
+      std::make_tuple(sized<16 * kKiB>(&Input::bytes), &Input::rows, &Input::columns);
+};
+
+template <>
 struct Table<Accepted> {
   static constexpr std::uint8_t type = 64;
   static constexpr auto fields = std::make_tuple(&Accepted::version,

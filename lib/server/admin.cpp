@@ -32,6 +32,7 @@ struct Handler {
   bool needs_account = true;
   std::optional<Permission> permission = std::nullopt; ///< without which it is refused
   bool reads_input = false;                            ///< where the one argument is `-`
+  bool talks = false;                                  ///< with its caller, who types
 };
 
 constexpr auto kSeeBuilds = Permission::BuildRead;
@@ -46,6 +47,7 @@ constexpr std::array kHandlers = {
     Handler{"why", &explain_build, nullptr, true, kSeeBuilds},
     Handler{"cancel", &cancel_build, nullptr, true, Permission::BuildWrite},
     Handler{"attach", nullptr, &attach_build, true, kSeeBuilds},
+    Handler{"shell", nullptr, &enter_machine, true, Permission::BuildWrite, false, true},
     Handler{"usage", &show_usage_of_accounts, nullptr, true, kSeeBuilds},
     Handler{"drain", nullptr, &drain_builds, false},
     Handler{"undrain", &undrain_builds, nullptr, false},
@@ -211,6 +213,13 @@ aio::Task<int> run(std::shared_ptr<AdminCall> call, std::shared_ptr<aio::ByteStr
     }
     call->input = co_await read_input(in);
   }
+  if (handler.talks) {
+    if (in == nullptr) {
+      throw_usage("the input of a shell is its commands: this one is for a session of its own");
+    }
+    call->in = std::move(in);
+    co_return co_await handler.streaming(*call);
+  }
   if (handler.streaming != nullptr) {
     co_return co_await stream(call, std::move(in), handler.streaming);
   }
@@ -248,7 +257,8 @@ aio::Task<int> run_admin_command(const SessionParts& parts,
                                  std::shared_ptr<aio::ByteStream> err) {
   auto& words = handoff.arguments;
   const bool machine_readable = handoff.limited && !words.empty() && words.front() == "api";
-  const bool shell = handoff.limited && !words.empty() && words.front() == "shell" && in != nullptr;
+  const bool shell = handoff.limited && !words.empty() && words.front() == "shell" &&
+                     words.size() == 1 && in != nullptr;
   if (machine_readable) {
     words.erase(words.begin());
   }

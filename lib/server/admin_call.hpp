@@ -17,10 +17,11 @@ struct AdminCall {
   store::AccountId account; ///< of `identity`; commands on accounts do without
   std::shared_ptr<aio::ByteStream> out;
   std::shared_ptr<aio::ByteStream> err;
-  bool caller_gone = false;      ///< changed and read on the session's strand only
-  Identity identity;             ///< of a command that concerns one account
-  std::string input;             ///< of a command that reads some
-  bool machine_readable = false; ///< `api …`: JSON, errors too
+  bool caller_gone = false;              ///< changed and read on the session's strand only
+  Identity identity;                     ///< of a command that concerns one account
+  std::string input;                     ///< of a command that reads some
+  bool machine_readable = false;         ///< `api …`: JSON, errors too
+  std::shared_ptr<aio::ByteStream> in{}; ///< of a command that talks with its caller
 
   /// Error `admin.no-desk` where the daemon has none.
   [[nodiscard]] AccountDesk& desk() const;
@@ -58,6 +59,7 @@ using StreamingCommand = aio::Task<int> (*)(AdminCall&);
 [[nodiscard]] AdminAnswer collect_garbage(const AdminCall& call);
 aio::Task<int> attach_build(AdminCall& call);
 aio::Task<int> drain_builds(AdminCall& call);
+aio::Task<int> enter_machine(AdminCall& call);
 aio::Task<int> print_log(AdminCall& call);
 aio::Task<int> print_path(AdminCall& call);
 aio::Task<int> verify_paths(AdminCall& call);

@@ -86,6 +86,18 @@ std::vector<CommandSpec> daemon_commands() {
        {},
        1,
        1},
+      {"shell",
+       "ID",
+       "enter the machine of a build that has failed",
+       "A shell in the place of the builder: its tree as it was left, its environment, user and\n"
+       "limits, in its machine. Machines are kept for a while after a failure, if the client "
+       "asked\n"
+       "for it (--keep-failed over ssh://) or the setting keep-failed is on. Over SSH: ssh -t "
+       "HOST\n"
+       "nixbuild shell ID. Without ID, over SSH: a prompt for commands.",
+       {},
+       1,
+       1},
       {"path info",
        "PATH…",
        "show what is known of store paths",

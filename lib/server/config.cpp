@@ -185,6 +185,14 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
          [](C& c, const N& n) {
            c.keep_logs = std::chrono::days(whole(n, 1, 36500));
          }},
+        {"kept-machines",
+         [](C& c, const N& n) {
+           c.kept_machines = static_cast<unsigned>(whole(n, 0, 1000));
+         }},
+        {"kept-minutes",
+         [](C& c, const N& n) {
+           c.kept_time = std::chrono::minutes(whole(n, 1, 7ULL * 24 * 60));
+         }},
         {"max-output-mib",
          [](C& c, const N& n) {
            c.max_output_bytes = whole(n, 1, kMostMib) * kMiB;

@@ -204,6 +204,7 @@ struct Daemon::State {
   LateExecutor executor;
   build::LeaseDesk leases;
   QuotaDesk quotas;
+  build::KeptMachines kept;
   build::Builder builder;
   aio::TaskGroup build_tasks;
   aio::TaskGroup session_tasks;
@@ -230,11 +231,13 @@ struct Daemon::State {
         executor([this, make_executor] { return make_executor(io.get_executor()); }, pool),
         leases(scheduling(), {this_machine(settings.config, share)}, clock),
         quotas(store, accounts, leases, clock),
-        builder({store, *logs, executor, leases, pool, clock, log, &signing_key, count_builds()},
-                builder_settings(settings.config, share)),
+        kept(clock, {settings.config.kept_machines, settings.config.kept_time}),
+        builder(
+            {store, *logs, executor, leases, pool, clock, log, &signing_key, count_builds(), &kept},
+            builder_settings(settings.config, share)),
         build_tasks(io.get_executor(), log), session_tasks(io.get_executor(), log),
         builds(builder, build_tasks),
-        parts{store, *logs, builds, pool, log, clock, &accounts, &leases}, acceptor(io),
+        parts{store, *logs, builds, pool, log, clock, &accounts, &leases, &kept}, acceptor(io),
         idle_timer(io), last_work(clock.monotonic()) {
     db->ensure_account("default");
     recover_state(settings.state_dir, store, *segments, log);
@@ -446,6 +449,7 @@ aio::Task<void> Daemon::State::watch_idle() {
   while (!stopping) {
     idle_timer.expires_after(std::chrono::seconds(1));
     co_await idle_timer.async_wait(asio::use_awaitable);
+    kept.tidy();
     const bool busy = session_tasks.running() + build_tasks.running() > 0;
     if (build_tasks.running() > 0 && ticks % kHealthSeconds == 0) {
       auto look = [this] {
@@ -467,7 +471,7 @@ aio::Task<void> Daemon::State::watch_idle() {
       };
       co_await pool.run(std::move(sync));
     }
-    if (session_tasks.running() > 0 || build_tasks.running() > 0) {
+    if (session_tasks.running() > 0 || build_tasks.running() > 0 || kept.count() > 0) {
       last_work = clock.monotonic();
     } else if (settings.autostarted && clock.monotonic() - last_work >= settings.config.idle_exit) {
       log.info("nothing to do: ending");

@@ -118,7 +118,7 @@ std::string authorized_keys_line(const ListedKey& key, std::span<const std::stri
   for (const char c : command) {
     quoted += c == '"' ? std::string("\\\"") : std::string(1, c);
   }
-  return fmt::format("restrict,command=\"{}\" {} {}{}{}\n",
+  return fmt::format("restrict,pty,command=\"{}\" {} {}{}{}\n",
                      quoted,
                      key.algorithm,
                      key.base64,

@@ -30,6 +30,7 @@ build::BuildPolicy policy_of(const BuildSettings& settings) {
   }
   policy.reuse_failures = settings.reuse_failures;
   policy.reuse_timeouts = settings.reuse_timeouts;
+  policy.keep_failed = settings.keep_failed;
   policy.share_results = settings.share_results;
   policy.max_restarts = settings.max_restarts;
   policy.max_memory_bytes = settings.max_memory_bytes.value_or(0);

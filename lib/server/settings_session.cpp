@@ -305,6 +305,7 @@ BuildSettings SessionSettings::for_derivation(const model::BasicDerivation& deri
   build.max_log_bytes = static_cast<std::uint64_t>(settings.number(SettingId::MaxLogSize));
   build.reuse_failures = settings.flag(SettingId::ReuseBuildFailures);
   build.reuse_timeouts = settings.flag(SettingId::ReuseBuildTimeouts);
+  build.keep_failed = settings.flag(SettingId::KeepFailed);
   build.share_results = settings.flag(SettingId::ShareResults);
   build.priority = static_cast<int>(settings.number(SettingId::Priority));
   build.interactive = settings.flag(SettingId::Interactive);

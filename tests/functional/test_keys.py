@@ -94,7 +94,7 @@ def test_keys_for_answers_at_once(server, admin, key):
     line = admin.run("keys-for", "anybody", kind, text).stdout
     assert time.monotonic() - begin < 1
     serve = f"{peers.program('nixbuild-serve')} --state-dir {server.state_dir} --account team-a --key {key}"
-    assert line == f'restrict,command="{serve}" {kind} {text} laptop\n'
+    assert line == f'restrict,pty,command="{serve}" {kind} {text} laptop\n'
     assert admin.run("keys-for", "anybody", kind, text[:-4] + "AAAA").stdout == ""
     assert admin.run("authorized-keys").stdout == line
     assert admin.run("authorized-keys", "--account", "default").stdout == ""

@@ -1,5 +1,6 @@
 #include "support/fake_executor.hpp"
 
+#include <nixbuild/aio/event.hpp>
 #include <nixbuild/base/error.hpp>
 
 #include <boost/asio/as_tuple.hpp>
@@ -85,8 +86,48 @@ public:
     co_return;
   }
 
+  aio::Task<void> open_terminal() override {
+    check_cancelled();
+    if (!build_.has_terminal) {
+      co_await Execution::open_terminal();
+    }
+    screen_ = "$ ";
+    terminal_ = true;
+    in_terminal_ = true;
+  }
+
+  aio::Task<void> type_in(std::string bytes, std::uint32_t, std::uint32_t) override {
+    if (!terminal_) {
+      co_return;
+    }
+    screen_ += bytes;
+    // The end of the input, a hang-up, or the word.
+    terminal_ = terminal_ && !bytes.empty() && bytes.find("exit") == std::string::npos &&
+                bytes.find('\x04') == std::string::npos;
+    changed_.notify();
+    co_return;
+  }
+
+  aio::Task<std::size_t> read_screen(MutableBytes buffer) {
+    while (screen_.empty()) {
+      if (!terminal_) {
+        in_terminal_ = false;
+        co_return 0;
+      }
+      const auto seen = changed_.count();
+      co_await changed_.wait(seen);
+    }
+    const auto size = std::min(buffer.size(), screen_.size());
+    std::memcpy(buffer.data(), screen_.data(), size);
+    screen_.erase(0, size);
+    co_return size;
+  }
+
   aio::Task<std::size_t> read_output(MutableBytes buffer) override {
     check_cancelled();
+    if (in_terminal_) {
+      co_return co_await read_screen(buffer);
+    }
     const auto& nar = build_.nars.at(output_);
     const auto size = std::min({buffer.size(), nar.size() - taken_, build_.nar_piece});
     std::memcpy(buffer.data(), nar.data() + taken_, size);
@@ -150,6 +191,10 @@ private:
   std::size_t output_ = 0;
   std::size_t taken_ = 0;
   bool cancelled_ = false;
+  std::string screen_;
+  bool terminal_ = false;    ///< its shell runs
+  bool in_terminal_ = false; ///< what is read is the screen
+  aio::Event changed_;
 };
 
 void add_text(std::string& nar, std::string_view text) {

@@ -29,6 +29,7 @@ struct FakeBuild {
   sandbox::GuestExit exit;
   std::vector<std::string> nars;     ///< whole archives, in the job's order; empty: not made
   std::size_t nar_piece = 64 * 1024; ///< bytes a read gives at most
+  bool has_terminal = false;         ///< whose shell says again what is typed, and ends with "exit"
   /// Thrown by next_event instead of the exit (a lost machine: `sandbox.lost`).
   std::optional<std::string> lost{};
   std::string lost_code = "sandbox.lost";

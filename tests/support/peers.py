@@ -312,7 +312,7 @@ class Sshd:
             f"Port {self.port}\nListenAddress {self.host}\n"
             f"HostKey {self.folder}/hostkey\nPidFile {self.folder}/sshd.pid\n"
             "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
-            "PermitRootLogin prohibit-password\nAllowTcpForwarding no\nX11Forwarding no\nPermitTTY no\n"
+            "PermitRootLogin prohibit-password\nAllowTcpForwarding no\nX11Forwarding no\nPermitTTY yes\n"
             "MaxStartups 100\nMaxSessions 100\n"
             + self._who_may_come_in(force)
         )

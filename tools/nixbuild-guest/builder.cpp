@@ -11,6 +11,7 @@
 #include <grp.h>
 #include <linux/close_range.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/personality.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -45,7 +46,7 @@ struct Pty {
   UniqueFd slave;
 };
 
-Pty open_pty(const sandbox::GuestJob& job) {
+Pty open_pty(const sandbox::GuestJob& job, Input input) {
   Pty pty;
   pty.master = UniqueFd(system_call(kCode, "a pty", [] {
     return ::open("/dev/pts/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC | O_NONBLOCK);
@@ -57,10 +58,12 @@ Pty open_pty(const sandbox::GuestJob& job) {
   });
   pty.slave = UniqueFd(system_call(
       kCode, name.data(), [&] { return ::open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC); }));
-  termios raw{};
-  system_call(kCode, name.data(), [&] { return ::tcgetattr(pty.slave.get(), &raw); });
-  ::cfmakeraw(&raw);
-  system_call(kCode, name.data(), [&] { return ::tcsetattr(pty.slave.get(), TCSANOW, &raw); });
+  if (input == Input::None) {
+    termios raw{};
+    system_call(kCode, name.data(), [&] { return ::tcgetattr(pty.slave.get(), &raw); });
+    ::cfmakeraw(&raw);
+    system_call(kCode, name.data(), [&] { return ::tcsetattr(pty.slave.get(), TCSANOW, &raw); });
+  }
   system_call(kCode, name.data(), [&] { return ::fchown(pty.slave.get(), job.uid, job.gid); });
   system_call(kCode, name.data(), [&] { return ::fchmod(pty.slave.get(), 0600); });
   return pty;
@@ -162,6 +165,7 @@ UniqueFd open_builtin(const sandbox::GuestJob& job, int initramfs) {
 [[noreturn]] void run_child(const sandbox::GuestJob& job,
                             const std::string& root,
                             int initramfs,
+                            Input input,
                             UniqueFd slave,
                             UniqueFd talk) {
   try {
@@ -175,7 +179,10 @@ UniqueFd open_builtin(const sandbox::GuestJob& job, int initramfs) {
         system_call(kCode, "/dev/null", [] { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }));
     system_call(kCode, "setsid", [] { return ::setsid(); });
     prepare_process(job);
-    place(null.get(), STDIN_FILENO);
+    if (input == Input::Terminal) {
+      system_call(kCode, "the terminal", [&] { return ::ioctl(slave.get(), TIOCSCTTY, 0); });
+    }
+    place(input == Input::Terminal ? slave.get() : null.get(), STDIN_FILENO);
     place(slave.get(), STDOUT_FILENO);
     place(slave.get(), STDERR_FILENO);
     // All are close-on-exec; this makes it certain.
@@ -226,8 +233,9 @@ std::string talk_to_child(const UniqueFd& talk, pid_t pid, const sandbox::GuestJ
 
 } // namespace
 
-Builder start_builder(const sandbox::GuestJob& job, const std::string& root, int initramfs) {
-  auto pty = open_pty(job);
+Builder
+start_builder(const sandbox::GuestJob& job, const std::string& root, int initramfs, Input input) {
+  auto pty = open_pty(job, input);
   int ends[2];
   system_call(kCode, "socketpair", [&] {
     return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends);
@@ -242,7 +250,7 @@ Builder start_builder(const sandbox::GuestJob& job, const std::string& root, int
   if (pid == 0) {
     mine.reset();
     pty.master.reset();
-    run_child(job, root, initramfs, std::move(pty.slave), std::move(theirs));
+    run_child(job, root, initramfs, input, std::move(pty.slave), std::move(theirs));
   }
   theirs.reset();
   pty.slave.reset();

@@ -9,6 +9,7 @@
 #include "network.hpp"
 #include "outputs.hpp"
 #include "supervise.hpp"
+#include "terminal.hpp"
 
 #include <nixbuild/base/error.hpp>
 
@@ -64,16 +65,25 @@ sandbox::GuestExit run_builder(
 }
 
 void serve_outputs(const sandbox::GuestJob& job,
-                   const std::string& store,
+                   const std::string& root,
+                   int initramfs,
                    int port,
                    HostLink& host) {
+  const auto store = store_in(root, job);
   for (;;) {
     const auto message = host.receive();
+    if (std::holds_alternative<sandbox::guest::Input>(message)) {
+      continue; // for a shell that has just ended
+    }
     const auto* request = std::get_if<sandbox::guest::SendOutput>(&message);
-    if (request == nullptr || request->index >= job.outputs.size()) {
+    if (request == nullptr || request->index > job.outputs.size()) {
       return;
     }
-    send_output(job, store, request->index, port, host);
+    if (request->index < job.outputs.size()) {
+      send_output(job, store, request->index, port, host);
+    } else {
+      serve_terminal(job, root, initramfs, request->index, port, host);
+    }
   }
 }
 
@@ -87,7 +97,7 @@ void work(int initramfs, HostLink& host) {
   const auto job = receive_job(host);
 
   sandbox::guest::Exited exited;
-  std::string store;
+  std::string root;
   if (job.probe_only) {
     exited.exit.outputs.resize(job.outputs.size());
   } else {
@@ -96,16 +106,15 @@ void work(int initramfs, HostLink& host) {
       raise_loopback();
       raise_network();
     }
-    const auto root = make_build_root(job, initramfs);
-    store = store_in(root, job);
+    root = make_build_root(job, initramfs);
     const auto mounted = time_since_boot() - start;
     exited.exit = run_builder(job, root, initramfs, log.get(), host);
     exited.exit.mount_time = mounted;
-    exited.exit.outputs = output_states(job, store);
+    exited.exit.outputs = output_states(job, store_in(root, job));
   }
   exited.exit.boot_time = boot;
   host.send(exited);
-  serve_outputs(job, store, output.get(), host);
+  serve_outputs(job, root, initramfs, output.get(), host);
 }
 
 } // namespace

@@ -1,6 +1,7 @@
 #include "outputs.hpp"
 
 #include "files.hpp"
+#include "frame_sink.hpp"
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/nar/writer.hpp>
@@ -16,67 +17,6 @@
 namespace nixbuild::guest {
 
 namespace {
-
-constexpr std::size_t kFrame = 512 * kKiB;
-constexpr std::size_t kLength = 4;
-/// Pieces from this size on are frames of their own, written from where they are.
-constexpr std::size_t kDirect = 64 * kKiB;
-
-/// Cuts the archive into the frames of the output port.
-class FrameSink final : public ByteSink {
-public:
-  explicit FrameSink(int port) : port_(port) { frame_.reserve(kLength + kFrame); }
-
-  void write(ByteView bytes) override {
-    if (bytes.size() >= kDirect) {
-      write_direct(bytes);
-      return;
-    }
-    while (!bytes.empty()) {
-      const auto size = std::min(bytes.size(), kLength + kFrame - frame_.size());
-      frame_.insert(frame_.end(), bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(size));
-      bytes = bytes.subspan(size);
-      if (frame_.size() == kLength + kFrame) {
-        flush_gathered();
-      }
-    }
-  }
-
-  void finish() {
-    flush_gathered();
-    flush(0);
-  }
-
-private:
-  void write_direct(ByteView bytes) {
-    flush_gathered();
-    while (!bytes.empty()) {
-      const auto frame =
-          bytes.first(std::min(bytes.size(), std::size_t{sandbox::guest::kMaxOutputFrame}));
-      flush(frame.size());
-      write_all(port_, frame);
-      bytes = bytes.subspan(frame.size());
-    }
-  }
-
-  void flush_gathered() {
-    if (frame_.size() > kLength) {
-      flush(frame_.size() - kLength);
-    }
-  }
-
-  /// Writes what was gathered behind the length of the frame, which may be larger than that.
-  void flush(std::size_t length) {
-    for (std::size_t i = 0; i < kLength; ++i) {
-      frame_[i] = static_cast<std::uint8_t>(length >> (8 * i));
-    }
-    write_all(port_, frame_);
-    frame_.resize(kLength);
-  }
-
-  int port_;
-  Bytes frame_ = Bytes(kLength);
-};
 
 std::string shown(const sandbox::GuestJob& job, const sandbox::GuestOutput& output) {
   return job.store_dir + "/" + output.store_name;

@@ -36,7 +36,7 @@ Serves one Nix client. As an SSH forced command it looks at SSH_ORIGINAL_COMMAND
 Called directly, --serve or --stdio choose the protocol.
 
 In authorized_keys, one line is all:
-    restrict,command="nixbuild-serve --account NAME" ssh-ed25519 AAAA… comment
+    restrict,pty,command="nixbuild-serve --account NAME" ssh-ed25519 AAAA… comment
 With --key ID the session has that key's permissions and settings (nixbuild key add).
 )";
 

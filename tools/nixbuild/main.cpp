@@ -41,20 +41,26 @@ std::vector<std::string> words_for_daemon(const Command& command) {
   return words;
 }
 
-int through_daemon(const Globals& globals, const Command& command) {
-  ::signal(SIGPIPE, SIG_IGN);
-  // No command reads its input any more (read_key_file has). The daemon gets one end of a pair of
-  // sockets instead: it sees by it that this program has ended (Ctrl-C) and stops following a log
-  // to the terminal.
+/// Commands do not read their input any more (read_key_file has). The daemon gets one end of a pair
+/// of sockets instead: it sees by it that this program has ended (Ctrl-C) and stops following a log
+/// to the terminal. Returns the other end.
+UniqueFd replace_input() {
   int ends[2] = {-1, -1};
   system_call("command.input", "making a pair of sockets", [&] {
     return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends);
   });
-  const UniqueFd alive(ends[0]);
-  {
-    const UniqueFd given(ends[1]);
-    system_call(
-        "command.input", "replacing the input", [&] { return ::dup2(given.get(), STDIN_FILENO); });
+  UniqueFd alive(ends[0]);
+  const UniqueFd given(ends[1]);
+  system_call(
+      "command.input", "replacing the input", [&] { return ::dup2(given.get(), STDIN_FILENO); });
+  return alive;
+}
+
+int through_daemon(const Globals& globals, const Command& command) {
+  ::signal(SIGPIPE, SIG_IGN);
+  UniqueFd alive;
+  if (command.spec->words != "shell") {
+    alive = replace_input();
   }
   server::Handoff handoff;
   handoff.kind = server::HandoffKind::Admin;

@@ -5,6 +5,7 @@
 #include <nixbuild/base/api.hpp>
 #include <nixbuild/base/clock.hpp>
 #include <nixbuild/base/log.hpp>
+#include <nixbuild/build/kept_machines.hpp>
 #include <nixbuild/build/lease_desk.hpp>
 #include <nixbuild/build/log_feed.hpp>
 #include <nixbuild/build/policy.hpp>
@@ -132,6 +133,7 @@ public:
     const model::SigningKey* signing_key = nullptr; ///< signs what is built; absent: unsigned
     /// Told of each record that has ended, once, on the strand of the build. Must not throw.
     std::function<void(const store::BuildRecord&)> on_end = nullptr;
+    KeptMachines* kept = nullptr; ///< absent: no machine is kept
   };
 
   /// The parts outlive the builder.

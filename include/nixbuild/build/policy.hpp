@@ -23,6 +23,8 @@ struct BuildPolicy {
   /// Results may be used by other accounts with equal derivation and inputs, and theirs are used.
   bool share_results = false;
   unsigned max_restarts = 2; ///< how often a machine that was lost is replaced
+  /// The machine of a builder that has failed waits for somebody who looks around in it.
+  bool keep_failed = false;
   /// How far memory may grow after a machine has run out of it; 0: as far as the builder goes.
   std::uint64_t max_memory_bytes = 0;
 

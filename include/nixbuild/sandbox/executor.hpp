@@ -3,6 +3,7 @@
 #include <nixbuild/aio/task.hpp>
 #include <nixbuild/base/bytes.hpp>
 #include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/guest_job.hpp>
 
 #include <chrono>
@@ -72,6 +73,23 @@ public:
   /// At least one byte, or 0 at the end of the archive. Errors as next_event, and
   /// `sandbox.output` with the guest's reason.
   virtual aio::Task<std::size_t> read_output(MutableBytes buffer) = 0;
+
+  /// Starts a shell in the builder's place, after its end: same tree, environment, user and limits,
+  /// at a terminal. Then `read_output` gives what it writes, until it ends. Errors as open_output,
+  /// and `sandbox.no-terminal` where the backend has none.
+  virtual aio::Task<void> open_terminal() {
+    throw Error(Reaction::Unsupported, "sandbox.no-terminal", "this sandbox offers no terminal");
+    co_return;
+  }
+
+  /// Types into the terminal; `rows` and `columns` are its size, 0: not known. At most 16 KiB at
+  /// once; nothing at all hangs up, and the shell ends. May run while read_output waits.
+  virtual aio::Task<void> type_in(std::string bytes, std::uint32_t rows, std::uint32_t columns) {
+    static_cast<void>(bytes);
+    static_cast<void>(rows);
+    static_cast<void>(columns);
+    co_return;
+  }
 
   /// Lets the VM go down and waits for it, at most a few seconds; then kills it.
   virtual aio::Task<void> finish() = 0;

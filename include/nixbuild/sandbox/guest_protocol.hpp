@@ -28,6 +28,7 @@
 ///     Exited{GuestExit}               →                  started, and by a probe
 ///                                     ←  SendOutput{index}        (any number of times, one at a
 ///     OutputEnd{index, error}         →                           time)
+///                                     ←  Input{bytes, size}       (while a terminal is open)
 ///                                     ←  PowerOff                 (at any time)
 ///     Failure{text}                   →                  instead of any message; the last one
 ///
@@ -38,10 +39,12 @@
 ///
 ///     output  := (u32 length, 1 to 1 MiB  bytes)*  u32 0
 ///
-/// It always ends with the zero, also when OutputEnd tells of an error.
+/// It always ends with the zero, also when OutputEnd tells of an error. The output behind the last
+/// one is a terminal with a shell in the builder's place: its bytes come as they are written, Input
+/// is typed into it, and it ends with the shell.
 namespace nixbuild::sandbox::guest {
 
-inline constexpr std::uint32_t kProtocolVersion = 3;
+inline constexpr std::uint32_t kProtocolVersion = 4;
 inline constexpr std::size_t kHeaderBytes = 8;
 /// Largest payload that the host takes from a guest.
 inline constexpr std::size_t kMaxGuestPayload = 64 * kKiB;
@@ -51,6 +54,8 @@ inline constexpr std::size_t kMaxOutputFrame = 1 * kMiB;
 inline constexpr std::size_t kMaxOutputs = 4096;
 /// Bytes of one text that a guest sends (a message, why an output cannot be archived).
 inline constexpr std::size_t kMaxText = 16 * kKiB;
+/// Bytes that are typed at once.
+inline constexpr std::size_t kMaxInput = 16 * kKiB;
 
 struct Hello {
   std::uint32_t version = kProtocolVersion;
@@ -97,12 +102,22 @@ struct SendOutput {
   bool operator==(const SendOutput&) const = default;
 };
 
+/// What somebody types, and how large their terminal is; zeros: not known. All of it empty: they
+/// have hung up, and the shell is ended.
+struct Input {
+  std::string bytes;
+  std::uint32_t rows = 0;
+  std::uint32_t columns = 0;
+
+  bool operator==(const Input&) const = default;
+};
+
 struct PowerOff {
   bool operator==(const PowerOff&) const = default;
 };
 
 using FromGuest = std::variant<Hello, Started, Exited, OutputEnd, Failure>;
-using ToGuest = std::variant<Job, SendOutput, PowerOff>;
+using ToGuest = std::variant<Job, SendOutput, PowerOff, Input>;
 
 /// One whole frame. Errors: `sandbox.protocol` (the payload exceeds its limit, a text or count
 /// exceeds its own).
@@ -226,8 +241,12 @@ public:
   [[nodiscard]] std::optional<GuestEvent> next_event();
 
   /// Asks for an output. Only after GuestExited and not before the previous one has ended; error
-  /// `sandbox.protocol` otherwise or for an index that the job does not have.
+  /// `sandbox.protocol` otherwise or for an index that the job does not have; that behind the last
+  /// output is the terminal.
   void send_output(std::uint32_t index);
+  /// Types into the terminal. Without one nothing happens: it may just have ended. Error
+  /// `sandbox.protocol` for more than kMaxInput bytes.
+  void type(const guest::Input& input);
   /// Lets the guest go down. At any time after GuestHello; earlier it has no effect.
   void power_off();
 
@@ -236,6 +255,9 @@ public:
 
   /// An output is under way: its port should be read.
   [[nodiscard]] bool receiving_output() const noexcept { return output_.has_value(); }
+
+  /// The terminal is open: nobody knows when its next bytes come.
+  [[nodiscard]] bool has_terminal() const noexcept { return output_ && output_->index == outputs_; }
 
   [[nodiscard]] bool exited() const noexcept { return state_ == State::Exited; }
 

@@ -22,6 +22,7 @@
 ///                              ←  Accepted, Phase | Log …, Exited
 ///     Output{index}            →
 ///                              ←  OutputData…, OutputEnd | OutputFailed      (any number of times)
+///     Input{bytes, size}       →                     while the output behind the last one is open
 ///     Finish                   →
 ///                              ←  Down
 ///
@@ -30,7 +31,7 @@
 /// on what an earlier connection had seen. Failed may come at any time and is the last word.
 namespace nixbuild::sandbox::runner {
 
-inline constexpr std::uint32_t kVersion = 4;
+inline constexpr std::uint32_t kVersion = 5;
 inline constexpr std::size_t kHeaderBytes = 5;
 /// A job holds a whole environment; everything else stays far below.
 inline constexpr std::size_t kMaxPayload = 80 * kMiB;
@@ -83,6 +84,14 @@ struct Attach {
 struct Output {
   std::uint32_t index = 0;
   bool operator==(const Output&) const = default;
+};
+
+/// Typed into the terminal, as guest::Input.
+struct Input {
+  std::string bytes;
+  std::uint32_t rows = 0;
+  std::uint32_t columns = 0;
+  bool operator==(const Input&) const = default;
 };
 
 struct Finish {
@@ -159,7 +168,8 @@ using Message = std::variant<Start,
                              OutputEnd,
                              OutputFailed,
                              Failed,
-                             Down>;
+                             Down,
+                             Input>;
 
 /// One whole frame. Errors: `sandbox.runner-protocol` (a part exceeds its limit).
 [[nodiscard]] NIXBUILD_API std::string encode(const Message& message);

@@ -26,6 +26,10 @@ struct Config {
   /// long their logs are; 0: for ever.
   std::chrono::days keep_builds{0};
   std::chrono::days keep_logs{0};
+  /// Machines of failed builds that wait for a visitor at one time, with memory of their own; and
+  /// for how long.
+  unsigned kept_machines = 1;
+  std::chrono::minutes kept_time{30};
   std::set<std::string> platforms; ///< empty: what the machine runs
   std::set<std::string> features = {"benchmark", "big-parallel"};
   /// Memory that a build's machine may grow to after it ran out; 0: as much as `memory_bytes`.

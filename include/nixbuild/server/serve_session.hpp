@@ -26,8 +26,9 @@ struct SessionParts {
   aio::BlockingPool& pool;
   Log& log;
   const Clock& clock;
-  AccountDesk* accounts = nullptr;    ///< absent: a server without administration
-  build::LeaseDesk* leases = nullptr; ///< absent: nobody can be told why a build waits
+  AccountDesk* accounts = nullptr;     ///< absent: a server without administration
+  build::LeaseDesk* leases = nullptr;  ///< absent: nobody can be told why a build waits
+  build::KeptMachines* kept = nullptr; ///< absent: there is none to be entered
 };
 
 struct SessionLimits {

@@ -76,6 +76,7 @@ enum class SettingId : std::uint8_t {
   MaxLogSize,
   ReuseBuildFailures,
   ReuseBuildTimeouts,
+  KeepFailed,
   ShareResults,
   Priority,
   Interactive,
@@ -92,7 +93,7 @@ enum class SettingId : std::uint8_t {
   MaxStoreBytes,
 };
 
-inline constexpr std::size_t kSettingCount = 27;
+inline constexpr std::size_t kSettingCount = 28;
 
 struct SettingSpec {
   SettingId id = SettingId::MaxCpu;
@@ -207,6 +208,7 @@ struct BuildSettings {
   std::uint64_t max_log_bytes = 0;         ///< 0: the machine's bound alone
   bool reuse_failures = false;
   bool reuse_timeouts = false;
+  bool keep_failed = false;
   bool share_results = false; ///< across accounts, for equal derivations with equal inputs
   int priority = 0;           ///< greater is sooner, among the builds of the account
   bool interactive = false;

@@ -20,6 +20,8 @@ namespace {
 constexpr std::size_t kPiece = 64 * kKiB;
 /// How far the log may run ahead of the daemon that reads it.
 constexpr std::uint64_t kLogAhead = 1 * kMiB;
+/// What may wait to be typed before the daemon is heard no more.
+constexpr std::size_t kTypedAhead = 256 * kKiB;
 constexpr std::chrono::seconds kPlanPatience{60};
 constexpr std::chrono::seconds kDownPatience{5};
 constexpr std::chrono::seconds kFarewellPatience{30};
@@ -71,9 +73,10 @@ int BuildRun::run() {
 void BuildRun::turn() {
   Watch watch;
   const auto listener = watch.add(listener_.get(), POLLIN);
-  const auto client =
-      watch.add(client_ ? client_->fd() : -1,
-                static_cast<short>(POLLIN | (client_ && client_->has_output() ? POLLOUT : 0)));
+  const bool hears = to_guest_.size() < kTypedAhead || !exited_;
+  const auto client = watch.add(
+      client_ ? client_->fd() : -1,
+      static_cast<short>((hears ? POLLIN : 0) | (client_ && client_->has_output() ? POLLOUT : 0)));
   const bool talking = machine_ && !control_ended_ && !failure_;
   const auto control =
       watch.add(talking ? machine_->control.get() : -1,
@@ -176,6 +179,11 @@ void BuildRun::handle(Message message) {
     wanted_output_ = output->index;
     relaying_ = false;
     request_output();
+  } else if (auto* input = std::get_if<Input>(&message)) {
+    if (guest_ && machine_ && !control_ended_) {
+      guest_->type({std::move(input->bytes), input->rows, input->columns});
+      write_control();
+    }
   } else if (std::holds_alternative<Finish>(message)) {
     finishing_ = true;
     mark_phase("down");
@@ -402,6 +410,10 @@ void BuildRun::conclude() {
 }
 
 void BuildRun::extend_patience() {
+  if (guest_ && guest_->has_terminal()) {
+    deadline_ = Clock::time_point::max(); // somebody thinks
+    return;
+  }
   deadline_ = Clock::now() + std::chrono::seconds(start_->patience_seconds);
 }
 

@@ -36,10 +36,14 @@ void Asker::leave() {
   left_ = true;
 }
 
-Daemon::Daemon(World& w, FakeExecutor::Script script, build::BuilderSettings settings)
+Daemon::Daemon(World& w,
+               FakeExecutor::Script script,
+               build::BuilderSettings settings,
+               build::KeptMachines* kept)
     : world(w), store(*w.db, *w.segments, clock, model::StoreDir()),
       executor(io.get_executor(), std::move(script), w.host), leases(hasty(), {machine()}, clock),
-      builder({store, *w.logs, executor, leases, pool, clock, log, nullptr}, settings),
+      builder(
+          {store, *w.logs, executor, leases, pool, clock, log, nullptr, nullptr, kept}, settings),
       builds(builder, build_tasks, {w.return_grace}) {
   world.host->daemon_killed = false;
   static_cast<void>(builds.take_up());

@@ -99,7 +99,10 @@ private:
 
 /// A daemon's life over a world.
 struct Daemon {
-  Daemon(World& world, FakeExecutor::Script script, build::BuilderSettings settings = {});
+  Daemon(World& world,
+         FakeExecutor::Script script,
+         build::BuilderSettings settings = {},
+         build::KeptMachines* kept = nullptr);
   /// Ends it in good order: its builds are left to the next one.
   ~Daemon();
 

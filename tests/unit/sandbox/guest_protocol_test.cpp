@@ -73,7 +73,10 @@ std::vector<guest::FromGuest> guest_messages() {
 }
 
 std::vector<guest::ToGuest> host_messages() {
-  return {guest::Job{full_job()}, guest::SendOutput{7}, guest::PowerOff{}};
+  return {guest::Job{full_job()},
+          guest::SendOutput{7},
+          guest::PowerOff{},
+          guest::Input{"ls\n", 24, 80}};
 }
 
 std::string raw_frame(std::uint32_t size, std::uint32_t type, std::string_view payload) {
@@ -119,6 +122,9 @@ TEST_CASE("guest protocol: the bytes on the port are pinned", "[sandbox][golden]
   CHECK(guest::encode(guest::Hello{1, 258us}) ==
         std::string("\x0c\0\0\0\x01\0\0\0\x01\0\0\0\x02\x01\0\0\0\0\0\0", 20));
   CHECK(guest::encode(guest::SendOutput{3}) == std::string("\x04\0\0\0\x11\0\0\0\x03\0\0\0", 12));
+  CHECK(guest::encode(guest::Input{"x", 24, 80}) ==
+        std::string("\x0d\0\0\0\x13\0\0\0\x01\0\0\0x\x18\0\0\0\x50\0\0\0", 21));
+  CHECK_THROWS_AS(guest::encode(guest::Input{std::string(guest::kMaxInput + 1, 'x'), 0, 0}), Error);
   CHECK(guest::encode(guest::OutputEnd{2, "no"}) ==
         std::string("\x0a\0\0\0\x04\0\0\0\x02\0\0\0\x02\0\0\0no", 18));
 }

@@ -128,6 +128,31 @@ TEST_CASE("guest session: a whole life", "[sandbox]") {
   CHECK(talk.session.take_control() == guest::encode(guest::PowerOff{}));
 }
 
+TEST_CASE("guest session: a terminal behind the outputs", "[sandbox]") {
+  Talk talk;
+  talk.until_started();
+  talk.say(Talk::exit_with(0));
+  talk.expect<GuestExited>();
+  static_cast<void>(talk.session.take_control());
+  talk.session.type({"too early", 0, 0});
+  CHECK(talk.session.take_control().empty());
+  CHECK(code_of([&] { talk.session.send_output(3); }) == "sandbox.protocol");
+  CHECK_FALSE(talk.session.has_terminal());
+  talk.session.send_output(2);
+  CHECK(talk.session.has_terminal());
+  CHECK(talk.session.take_control() == guest::encode(guest::SendOutput{2}));
+  talk.session.type({"ls\n", 24, 80});
+  CHECK(talk.session.take_control() == guest::encode(guest::Input{"ls\n", 24, 80}));
+  talk.output(kOutputStream);
+  talk.say(guest::OutputEnd{2, ""});
+  CHECK(talk.expect<GuestOutputEnd>().index == 2);
+  CHECK_FALSE(talk.session.has_terminal());
+  talk.session.type({"too late", 0, 0});
+  CHECK(talk.session.take_control().empty());
+  // Outputs and terminals may follow.
+  talk.session.send_output(0);
+}
+
 TEST_CASE("guest session: messages out of turn are refused", "[sandbox][reject]") {
   const std::string protocol = "sandbox.protocol";
   {
@@ -255,7 +280,7 @@ TEST_CASE("guest session: the host's own mistakes are errors, too", "[sandbox][r
   CHECK(talk.session.take_control().empty());
   CHECK(code_of([&] { talk.session.send_output(0); }) == "sandbox.protocol");
   talk.until_exited();
-  CHECK(code_of([&] { talk.session.send_output(2); }) == "sandbox.protocol");
+  CHECK(code_of([&] { talk.session.send_output(3); }) == "sandbox.protocol");
   talk.session.send_output(1);
   CHECK(code_of([&] { talk.session.send_output(0); }) == "sandbox.protocol");
   GuestJob many;

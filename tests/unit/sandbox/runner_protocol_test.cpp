@@ -28,6 +28,7 @@ std::vector<runner::Message> samples() {
           runner::Output{7},
           runner::Finish{},
           runner::Kill{},
+          runner::Input{"ls\n", 24, 80},
           runner::Accepted{1, 100, 101, "no namespaces"},
           runner::Phase{"boot", 123456},
           runner::LogData{77, std::string("a\0b", 3)},

@@ -197,11 +197,11 @@ TEST_CASE("key list: the line for authorized_keys survives blanks and quotes", "
   const server::ListedKey key{7, "team-a", 0, "ssh-ed25519", "AAAA", "you@host"};
   const std::vector<std::string> plain{"/usr/bin/nixbuild-serve"};
   CHECK(server::authorized_keys_line(key, plain) ==
-        "restrict,command=\"/usr/bin/nixbuild-serve --account team-a --key 7\" ssh-ed25519 AAAA "
+        "restrict,pty,command=\"/usr/bin/nixbuild-serve --account team-a --key 7\" ssh-ed25519 AAAA "
         "you@host\n");
   const std::vector<std::string> odd{"serve", "--state-dir", "/a b/\"c'"};
   CHECK(server::authorized_keys_line(key, odd) ==
-        "restrict,command=\"serve --state-dir '/a b/\\\"c'\\'''"
+        "restrict,pty,command=\"serve --state-dir '/a b/\\\"c'\\'''"
         " --account team-a --key 7\" "
         "ssh-ed25519 AAAA you@host\n");
 }

@@ -39,6 +39,8 @@ max-log-mib = 3
 max-output-mib = 5
 keep-builds-days = 400
 keep-logs-days = 7
+kept-machines = 3
+kept-minutes = 5
 max-build-memory-mib = 2048
 platforms = ["x86_64-linux"]
 features = ["kvm"]
@@ -86,6 +88,8 @@ dir = "/gnu/store"
   CHECK(config.accelerator == "tcg");
   CHECK(config.allow_emulation);
   CHECK(config.stop_wait == std::chrono::seconds(9));
+  CHECK(config.kept_machines == 3);
+  CHECK(config.kept_time == std::chrono::minutes(5));
   CHECK(config.session_idle == std::chrono::hours(1));
   CHECK(config.session_stalled == std::chrono::seconds(30));
   CHECK(config.session_deaf == std::chrono::seconds(5));
