@@ -303,6 +303,7 @@ aio::Task<void> Attempt::keep_machine(const model::BuildResult& result) {
   const bool wanted = policy_.keep_failed || request_.options.keep_failed.value_or(false);
   if (!wanted || parts_.kept == nullptr || !builder_ended_ || !execution_ || settled_ ||
       control_->cancelled() || parts_.kept->settings().most == 0 ||
+      model::is_builtin(request_.derivation) || // has credentials that no visitor may read
       result.status == model::BuildStatus::LogLimitExceeded) {
     co_return;
   }
