@@ -42,8 +42,8 @@ Daemon::Daemon(World& w,
                build::KeptMachines* kept)
     : world(w), store(*w.db, *w.segments, clock, model::StoreDir()),
       executor(io.get_executor(), std::move(script), w.host), leases(hasty(), {machine()}, clock),
-      builder(
-          {store, *w.logs, executor, leases, pool, clock, log, nullptr, nullptr, kept}, settings),
+      builder({store, *w.logs, executor, leases, pool, clock, log, nullptr, nullptr, kept},
+              settings),
       builds(builder, build_tasks, {w.return_grace}) {
   world.host->daemon_killed = false;
   static_cast<void>(builds.take_up());

@@ -122,6 +122,11 @@ TEST_CASE("kept machines: only a builder that has failed, and only where that wa
   CHECK(keeper.log == "tried\n");
   CHECK(keeper.kept.count() == 0);
   CHECK(keeper.world.host->machines.empty());
+  auto builtin = request_for(keeper.world.alice, "builtin");
+  builtin.derivation.builder = "builtin:buildenv";
+  builtin.options.keep_failed = true;
+  CHECK_FALSE(model::is_success(keeper.daemon.complete(std::move(builtin))->result().status));
+  CHECK(keeper.kept.count() == 0);
   Daemon good(
       keeper.world,
       [](const sandbox::ExecutionPlan&) {

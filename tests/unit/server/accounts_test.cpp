@@ -196,9 +196,10 @@ TEST_CASE("key list: a login finds its own key until it expires", "[server]") {
 TEST_CASE("key list: the line for authorized_keys survives blanks and quotes", "[server]") {
   const server::ListedKey key{7, "team-a", 0, "ssh-ed25519", "AAAA", "you@host"};
   const std::vector<std::string> plain{"/usr/bin/nixbuild-serve"};
-  CHECK(server::authorized_keys_line(key, plain) ==
-        "restrict,pty,command=\"/usr/bin/nixbuild-serve --account team-a --key 7\" ssh-ed25519 AAAA "
-        "you@host\n");
+  CHECK(
+      server::authorized_keys_line(key, plain) ==
+      "restrict,pty,command=\"/usr/bin/nixbuild-serve --account team-a --key 7\" ssh-ed25519 AAAA "
+      "you@host\n");
   const std::vector<std::string> odd{"serve", "--state-dir", "/a b/\"c'"};
   CHECK(server::authorized_keys_line(key, odd) ==
         "restrict,pty,command=\"serve --state-dir '/a b/\\\"c'\\'''"
