@@ -45,7 +45,7 @@ int main() {
   build::Builder builder({store, *logs, executor, leases, pool, clock, log}, {});
   aio::TaskGroup tasks(io.get_executor(), log);
   build::SharedBuilds builds(builder, tasks);
-  const server::SessionParts parts{store, *logs, builds, pool, log};
+  const server::SessionParts parts{store, *logs, builds, pool, log, clock};
 
   server::SessionCaller caller;
   caller.account = account;
