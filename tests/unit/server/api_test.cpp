@@ -33,7 +33,7 @@ ApiCaller token(server::Permissions permissions, std::string account = "default"
   return caller;
 }
 
-struct Fixture : tests::HttpWorld {
+struct ApiWorld : tests::HttpWorld {
   server::HttpHooks hooks;
   ApiCaller caller = token({Permission::BuildRead});
 
@@ -75,7 +75,7 @@ using Ids = std::vector<std::int64_t>;
 
 TEST_CASE("http api: a build has the fields and names that nixbuild.net gives it",
           "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   const auto id = f.add_build(1'699'999'000, BuildStatus::Built);
   const auto build = f.json("/builds/" + std::to_string(id));
   CHECK(build == json::parse(R"({"build_id":1,
@@ -89,7 +89,7 @@ TEST_CASE("http api: a build has the fields and names that nixbuild.net gives it
 }
 
 TEST_CASE("http api: what is not known yet of a build is null", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   const auto running = f.add_build(1'699'999'900, std::nullopt);
   auto build = f.json("/builds/" + std::to_string(running));
   CHECK(build.at("build_status") == "running");
@@ -108,7 +108,7 @@ TEST_CASE("http api: what is not known yet of a build is null", "[server][http]"
 }
 
 TEST_CASE("http api: builds are listed newest first, and filtered", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   CHECK(f.json("/builds").as_array().empty());
   f.add_build(1000, BuildStatus::Built);
   f.add_build(2000, BuildStatus::PermanentFailure, "failed");
@@ -130,7 +130,7 @@ TEST_CASE("http api: builds are listed newest first, and filtered", "[server][ht
 }
 
 TEST_CASE("http api: a filter finds what lies behind many other builds", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   const auto wanted = f.add_build(1000, BuildStatus::TimedOut);
   for (int i = 0; i < 700; ++i) {
     f.add_build(2000, BuildStatus::Built);
@@ -141,7 +141,7 @@ TEST_CASE("http api: a filter finds what lies behind many other builds", "[serve
 }
 
 TEST_CASE("http api: parameters that do not fit are refused", "[server][http][reject]") {
-  Fixture f;
+  ApiWorld f;
   f.add_build(1000, BuildStatus::Built);
   for (const std::string query : {"limit=0",
                                   "limit=1001",
@@ -170,7 +170,7 @@ TEST_CASE("http api: parameters that do not fit are refused", "[server][http][re
 }
 
 TEST_CASE("http api: nothing is said to those who have no token", "[server][http][reject]") {
-  Fixture f;
+  ApiWorld f;
   f.add_build(1000, BuildStatus::Built);
   f.caller = {};
   for (const std::string target : {"/builds",
@@ -193,7 +193,7 @@ TEST_CASE("http api: nothing is said to those who have no token", "[server][http
 
 TEST_CASE("http api: a token sees nothing of another account, not even that it is there",
           "[server][http][reject]") {
-  Fixture f;
+  ApiWorld f;
   f.hooks.cancel = [](store::AccountId, std::int64_t) {
     FAIL("the build of another account was cancelled");
     return true;
@@ -223,14 +223,14 @@ TEST_CASE("http api: a token sees nothing of another account, not even that it i
 }
 
 TEST_CASE("http api: a token of an account that is gone sees nothing", "[server][http][reject]") {
-  Fixture f;
+  ApiWorld f;
   f.caller = token(server::Permissions::all(), "gone");
   CHECK(f.refusal("/builds") == "404 http.no-account");
   CHECK_FALSE(f.db->find_account("gone"));
 }
 
 TEST_CASE("http api: each page needs its permission", "[server][http][reject]") {
-  Fixture f;
+  ApiWorld f;
   f.hooks.set_setting = [](auto, auto, auto) {
     FAIL("set without permission");
   };
@@ -257,7 +257,7 @@ TEST_CASE("http api: each page needs its permission", "[server][http][reject]") 
 
 TEST_CASE("http api: the numbers of the server and those of an account need tokens of their own",
           "[server][http][reject]") {
-  Fixture f;
+  ApiWorld f;
   f.caller = token(server::Permissions::all());
   CHECK(f.refusal("/metrics") == "403 http.account-token");
   f.caller = token({Permission::BuildRead}, std::string(server::kWholeServer));
@@ -271,7 +271,7 @@ TEST_CASE("http api: the numbers of the server and those of an account need toke
 }
 
 TEST_CASE("http api: the owner sees every account, one at a time", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   f.caller = owner();
   f.add_build(1000, BuildStatus::Built);
   const auto theirs = f.add_build(1000, BuildStatus::Built, "", f.other);
@@ -284,7 +284,7 @@ TEST_CASE("http api: the owner sees every account, one at a time", "[server][htt
 }
 
 TEST_CASE("http api: pages and methods that are not there", "[server][http][reject]") {
-  Fixture f;
+  ApiWorld f;
   f.add_build(1000, BuildStatus::Built);
   for (const std::string target : {"/",
                                    "/nothing",
@@ -313,7 +313,7 @@ TEST_CASE("http api: pages and methods that are not there", "[server][http][reje
 }
 
 TEST_CASE("http api: the summary counts and adds up", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   f.add_build(1000, BuildStatus::Built);            // 1001 to 1011
   f.add_build(1005, BuildStatus::PermanentFailure); // 1006 to 1016
   f.add_build(2000, BuildStatus::MiscFailure);
@@ -328,7 +328,7 @@ TEST_CASE("http api: the summary counts and adds up", "[server][http]") {
 }
 
 TEST_CASE("http api: usage is told per account and day of the end", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   f.add_build(86'000, BuildStatus::Built);
   f.add_build(86'395, BuildStatus::PermanentFailure); // ends on the second day
   f.add_build(86'500, BuildStatus::MiscFailure);      // our fault: free
@@ -345,7 +345,7 @@ TEST_CASE("http api: usage is told per account and day of the end", "[server][ht
 }
 
 TEST_CASE("http api: builds are found and summed by tag and key", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   for (const int seconds : {1000, 2000, 3000}) {
     f.add_build(seconds, BuildStatus::Built);
   }
@@ -377,7 +377,7 @@ TEST_CASE("http api: builds are found and summed by tag and key", "[server][http
 }
 
 TEST_CASE("http api: a log is asked for, and read in pieces", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   const auto id = f.add_build(1000, std::nullopt);
   const auto answer = f.ask("/builds/" + std::to_string(id) + "/log?follow=1&offset=3");
   REQUIRE(answer.log);
@@ -401,7 +401,7 @@ TEST_CASE("http api: a log is asked for, and read in pieces", "[server][http]") 
 }
 
 TEST_CASE("http api: a build is cancelled by its number", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   f.caller = token({Permission::BuildWrite});
   const auto running = f.add_build(1000, std::nullopt);
   const auto ended = f.add_build(1000, BuildStatus::Built);
@@ -427,7 +427,7 @@ TEST_CASE("http api: a build is cancelled by its number", "[server][http]") {
 }
 
 TEST_CASE("http api: settings go through the hooks", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   f.caller = token({Permission::BuildRead, Permission::AccountWrite});
   for (const std::string method : {"GET", "PUT", "DELETE"}) {
     CHECK(f.refusal("/settings/max-cpu", method, R"({"value":1})") == "501 http.not-offered");
@@ -497,7 +497,7 @@ TEST_CASE("http api: every reaction has its status, and what is wrong inside is 
                                                  {Reaction::Unsupported, 501},
                                                  {Reaction::Corrupt, 500},
                                                  {Reaction::Internal, 500}};
-  Fixture f;
+  ApiWorld f;
   for (const auto& [reaction, status] : expected) {
     f.hooks.get_setting = [reaction = reaction](auto, auto) -> std::optional<std::string> {
       throw Error(reaction, "test.code", "the secret text");
@@ -514,7 +514,7 @@ TEST_CASE("http api: every reaction has its status, and what is wrong inside is 
 }
 
 TEST_CASE("http api: metrics are in Prometheus's text format", "[server][http]") {
-  Fixture f;
+  ApiWorld f;
   f.caller = owner();
   f.counters.build_ended(server::ReportedStatus::Built);
   f.counters.build_ended(server::ReportedStatus::OutOfMemory);
