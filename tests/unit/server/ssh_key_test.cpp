@@ -11,7 +11,7 @@ using namespace nixbuild;
 
 namespace {
 
-struct Sample {
+struct KeySample {
   std::string algorithm;
   std::string base64;
   std::string fingerprint;
@@ -20,7 +20,7 @@ struct Sample {
 };
 
 /// Made by ssh-keygen, fingerprints too.
-const std::array<Sample, 5> kSamples = {{
+const std::array<KeySample, 5> kSamples = {{
     {"ssh-ed25519",
      "AAAAC3NzaC1lZDI1NTE5AAAAIHn5D/H1v+mD5IS/7ZbwbZp31aHHe/Gv/1I+LMIETitF",
      "SHA256:guKesSdV0XCjOtTcHjeDBdtH27/bUnHmOEJJafEEf/M"},
@@ -48,7 +48,7 @@ const std::array<Sample, 5> kSamples = {{
      "SHA256:eLEn5FzMmCXDjPdbCE+GiTnAaxtn11Adal2lv8HgOs0"},
 }};
 
-const Sample kShortRsa = {
+const KeySample kShortRsa = {
     "ssh-rsa",
     "AAAAB3NzaC1yc2EAAAADAQABAAAAgQDSjjah4aN4Fc5Pbl7t1pEMfaD5US4AkDcT089fHpGQO++q"
     "cWfWCwHk5tm4g5MBMytU5RWJr5WcyNOE3mPuV8vwV7EGWeXR2kN3+z39LvsH8r4+3KInmCiB0H8r"
