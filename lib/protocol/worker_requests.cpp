@@ -42,7 +42,7 @@ namespace {
 template <class Build>
 bool builds_nothing(const Request& request) noexcept {
   const auto* build = std::get_if<Build>(&request);
-  return build != nullptr && build->mode == BuildMode::Normal &&
+  return build != nullptr && build->mode == BuildMode::Normal && !build->targets.empty() &&
          std::all_of(build->targets.begin(), build->targets.end(), [](const DerivedPath& target) {
            return target.wants == DerivedPath::Wants::Path;
          });

@@ -225,6 +225,7 @@ TEST_CASE("worker versions: who builds paths themselves only reads", "[protocol]
   CHECK(permission_of(BuildPaths{{itself}}) == Permission::StoreRead);
   CHECK(permission_of(BuildPathsWithResults{{itself, itself}}) == Permission::StoreRead);
   CHECK(permission_of(BuildPaths{{itself, outputs}}) == Permission::BuildWrite);
+  CHECK(permission_of(BuildPaths{}) == Permission::BuildWrite);
   CHECK(permission_of(BuildPathsWithResults{{outputs}}) == Permission::BuildWrite);
   CHECK(permission_of(BuildPaths{{itself}, BuildMode::Check}) == Permission::BuildWrite);
   CHECK(permission_of(BuildPathsWithResults{{itself}, BuildMode::Repair}) ==
