@@ -6,6 +6,7 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
 #include <fmt/format.h>
 #include <sys/ioctl.h>
@@ -25,6 +26,8 @@ namespace {
 
 constexpr std::chrono::hours kSilentTypist{4};
 constexpr std::chrono::seconds kSlowScreen{60};
+/// Whatever still runs when no more input comes may take so long.
+constexpr std::chrono::hours kAfterInput{1};
 constexpr std::chrono::seconds kFarewell{10};
 constexpr std::chrono::seconds kEndAgain{1};
 /// What ends a shell that reads from a terminal.
@@ -59,14 +62,16 @@ private:
 
 /// Shared by the two directions, both on the session's strand.
 struct Visitor {
-  Visitor(build::KeptMachines::Visit of, std::shared_ptr<aio::ByteStream> from)
-      : visit(std::move(of)), in(std::move(from)) {}
+  Visitor(build::KeptMachines::Visit of, std::shared_ptr<aio::ByteStream> from, const Clock& time)
+      : visit(std::move(of)), in(std::move(from)), clock(time) {}
 
   build::KeptMachines::Visit visit;
   std::shared_ptr<aio::ByteStream> in;
+  const Clock& clock;
   bool typing = true;
   bool over = false; ///< nobody types any more
   bool shell_ended = false;
+  bool left = false; ///< both directions have ended
   aio::Event changed;
 
   /// With the caller's size, which may have changed. Of a caller without one, nothing is no news.
@@ -91,14 +96,23 @@ aio::Task<void> pass_typed(std::shared_ptr<Visitor> visitor) {
       co_await visitor->type(std::move(bytes));
     }
     // Again and again: what is typed while a shell changes its terminal's mode may be lost.
-    while (!visitor->over) {
+    const auto until = visitor->clock.monotonic() + kAfterInput;
+    while (!visitor->over && visitor->clock.monotonic() < until) {
       const auto seen = visitor->changed.count();
       std::string end(kEndOfInput);
       co_await visitor->type(std::move(end));
       co_await visitor->changed.wait(seen, kEndAgain);
     }
   } catch (const std::exception&) {
-    // The shell has ended, or the caller is silent or gone: the other direction sees to it.
+    // The caller is silent or gone, or the machine is.
+  }
+  if (!visitor->over) {
+    try {
+      std::string hang_up;
+      co_await visitor->visit.execution().type_in(std::move(hang_up), 0, 0);
+    } catch (const std::exception&) {
+      // The other direction hears of it.
+    }
   }
   visitor->typing = false;
   visitor->changed.notify();
@@ -117,25 +131,42 @@ aio::Task<void> pass_written(AdminCall& call, std::shared_ptr<Visitor> visitor) 
   }
 }
 
-/// A shell whose caller has gone is ended, so that the next one finds the machine free.
-aio::Task<void> hang_up(std::shared_ptr<Visitor> visitor) {
-  Bytes buffer(64 * kKiB);
-  std::string nothing;
-  co_await visitor->visit.execution().type_in(std::move(nothing), 0, 0);
-  while (co_await visitor->visit.execution().read_output(buffer) != 0) {
-  }
-  visitor->shell_ended = true;
-}
-
-aio::Task<void> wait_for_typist(std::shared_ptr<Visitor> visitor) {
+/// Brings both directions to their end, within a time: a shell that is still there is hung up, so
+/// that the next visitor finds the machine free, and a machine that does not answer is closed.
+aio::Task<void> leave(std::shared_ptr<Visitor> visitor) {
+  // The machine is given back in good order also when the session itself is told to end.
+  co_await asio::this_coro::reset_cancellation_state(asio::disable_cancellation());
   visitor->over = true;
   visitor->changed.notify();
   visitor->in->cancel();
-  while (visitor->typing) {
-    const auto seen = visitor->changed.count();
-    if (visitor->typing) {
-      co_await visitor->changed.wait(seen, kFarewell);
+  asio::steady_timer patience(co_await asio::this_coro::executor, kFarewell);
+  patience.async_wait([visitor](boost::system::error_code error) {
+    if (!error && !visitor->left) {
+      visitor->visit.execution().cancel();
     }
+  });
+  try {
+    while (visitor->typing) {
+      const auto seen = visitor->changed.count();
+      if (visitor->typing) {
+        co_await visitor->changed.wait(seen);
+      }
+    }
+    if (!visitor->shell_ended) {
+      std::string hang_up;
+      co_await visitor->visit.execution().type_in(std::move(hang_up), 0, 0);
+      Bytes buffer(64 * kKiB);
+      while (co_await visitor->visit.execution().read_output(buffer) != 0) {
+      }
+      visitor->shell_ended = true;
+    }
+  } catch (const std::exception&) {
+    // It stays as it is: not ended.
+  }
+  visitor->left = true;
+  patience.cancel();
+  if (!visitor->shell_ended) {
+    visitor->visit.close();
   }
 }
 
@@ -149,8 +180,8 @@ aio::Task<int> enter_machine(AdminCall& call) {
   if (call.parts.kept == nullptr) {
     throw Error(Reaction::NotFound, "kept.none", "this server keeps no machines");
   }
-  auto visitor =
-      std::make_shared<Visitor>(call.parts.kept->visit(call.account, record.id), call.in);
+  auto visitor = std::make_shared<Visitor>(
+      call.parts.kept->visit(call.account, record.id), call.in, call.parts.clock);
   const RawTerminal raw(call.in->native());
   try {
     co_await visitor->visit.execution().open_terminal();
@@ -166,14 +197,7 @@ aio::Task<int> enter_machine(AdminCall& call) {
   } catch (...) {
     failure = std::current_exception();
   }
-  co_await wait_for_typist(visitor);
-  if (!visitor->shell_ended) {
-    try {
-      co_await hang_up(visitor);
-    } catch (const std::exception&) {
-      visitor->visit.close();
-    }
-  }
+  co_await leave(visitor);
   if (failure) {
     std::rethrow_exception(failure);
   }

@@ -107,6 +107,44 @@ def at_a_terminal(server, build):
     os.close(theirs)
 
 
+def test_who_leaves_a_busy_shell_leaves_it_free(server, module_scratch, small):
+    """A flood of output does not keep Ctrl-C away, and a connection that is cut in it holds no machine."""
+    client = peers.Client(module_scratch, "2.8.0", name="leaver", sshd=server)
+    _, build = failed_build(server, client, small, "left", "--keep-failed")
+    command = [peers.program("nixbuild-serve"), "--state-dir", server.state_dir]
+    environment = {**os.environ, "SSH_ORIGINAL_COMMAND": f"nixbuild shell {build}"}
+    process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    try:
+        flooded_and_left(process)
+    finally:
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+    conftest.wait_until(lambda: enter(server, build, "echo mine\nexit\n").returncode == 0, 60)
+
+
+def read_until(process, reached):
+    """What comes until `reached(all of it)`, within a minute."""
+    shown, deadline = b"", time.monotonic() + 60
+    while not reached(shown):
+        assert time.monotonic() < deadline, shown[-300:]
+        if select.select([process.stdout], [], [], 1)[0]:
+            shown += process.stdout.read(65536)
+
+
+def flooded_and_left(process):
+    yes = b"$busybox/bin/busybox yes flood\n"
+    process.stdin.write(yes)
+    read_until(process, lambda shown: len(shown) > 1 << 16)
+    process.stdin.write(b"\x03")
+    process.stdin.write(b"echo still h''ere\n")
+    read_until(process, lambda shown: b"still here" in shown)
+    # In the middle of it the client goes.
+    process.stdin.write(yes)
+    read_until(process, lambda shown: len(shown) > 1 << 14)
+
+
 def test_what_was_not_to_be_kept_is_gone(server, module_scratch, small):
     client = peers.Client(module_scratch, "2.8.0", name="careless", sshd=server)
     said, build = failed_build(server, client, small, "gone")

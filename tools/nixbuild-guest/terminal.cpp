@@ -22,6 +22,10 @@ namespace nixbuild::guest {
 
 namespace {
 
+/// What is typed ahead of a program that does not read; more is dropped, as terminals do.
+constexpr std::size_t kTypedAhead = 256 * kKiB;
+/// Output is passed on in portions, so that a flood of it does not keep Ctrl-C away.
+constexpr int kPiecesAtOnce = 16;
 constexpr std::array<std::string_view, 6> kShells{"ash", "bash", "dash", "ksh", "sh", "zsh"};
 
 /// The job as the builder had it, with a shell that reads from its terminal.
@@ -59,7 +63,9 @@ public:
       size.ws_col = static_cast<unsigned short>(std::min(input.columns, 0xffffU));
       ::ioctl(terminal_, TIOCSWINSZ, &size);
     }
-    waiting_ += input.bytes;
+    if (waiting_.size() + input.bytes.size() <= kTypedAhead) {
+      waiting_ += input.bytes;
+    }
     write();
   }
 
@@ -87,11 +93,7 @@ private:
 };
 
 void hear(HostLink& host, Typing& typing) {
-  while (!typing.waits()) {
-    const auto message = host.poll();
-    if (!message) {
-      return;
-    }
+  while (const auto message = host.poll()) {
     if (std::holds_alternative<sandbox::guest::PowerOff>(*message)) {
       power_off();
     }
@@ -106,19 +108,18 @@ void hear(HostLink& host, Typing& typing) {
 /// False when nobody has the terminal open any more.
 bool move_output(int terminal, FrameSink& frames) {
   std::array<std::uint8_t, 4096> piece;
-  for (;;) {
+  bool open = true;
+  for (int pieces = 0; pieces < kPiecesAtOnce; ++pieces) {
     const auto got = ::read(terminal, piece.data(), piece.size());
     if (got > 0) {
       frames.write(ByteView(piece.data(), static_cast<std::size_t>(got)));
-      continue;
+    } else if (got == 0 || errno != EINTR) {
+      open = got < 0 && errno == EAGAIN;
+      break;
     }
-    if (got < 0 && errno == EINTR) {
-      continue;
-    }
-    const bool open = got < 0 && errno == EAGAIN;
-    frames.flush();
-    return open;
   }
+  frames.flush();
+  return open;
 }
 
 void run(const Builder& shell, FrameSink& frames, HostLink& host) {
@@ -130,7 +131,7 @@ void run(const Builder& shell, FrameSink& frames, HostLink& host) {
       return;
     }
     pollfd entries[] = {{terminal, static_cast<short>(POLLIN | (typing.waits() ? POLLOUT : 0)), 0},
-                        {typing.waits() ? -1 : host.fd(), POLLIN, 0}};
+                        {host.fd(), POLLIN, 0}};
     if (::poll(entries, 2, -1) < 0 && errno != EINTR) {
       throw_system_error(kCode, "poll");
     }
