@@ -324,7 +324,7 @@ aio::Task<void> Attempt::keep_machine(const model::BuildResult& result) {
 
 /// What later askers of the same key may be told.
 std::optional<store::BuildOutcome> Attempt::outcome_of(const model::BuildResult& result) const {
-  if (!record_.key || !repeatable_) {
+  if (!record_.key || !repeatable_ || options_.talks_to_store()) {
     return std::nullopt;
   }
   store::BuildOutcome outcome;

@@ -70,6 +70,7 @@ private:
   aio::Task<void> start();
   aio::Task<void> watch();
   aio::Task<sandbox::GuestExit> follow();
+  aio::Task<void> converse(sandbox::StoreConversation begun);
 
   aio::Task<void> take_log(std::string bytes);
   aio::Task<void> say(std::string line);
@@ -139,6 +140,8 @@ private:
   ComputeLease machine_;
   bool queued_again_ = false; ///< the scheduler gives `machine_` another grant by itself
   std::unique_ptr<sandbox::Execution> execution_;
+  std::shared_ptr<BuilderStore> builder_store_; ///< of this machine, once it is known
+  std::shared_ptr<int> conversations_ = std::make_shared<int>(0); ///< each open one shares it
   sandbox::GuestExit exit_;
   std::vector<model::PathInfo> built_;
   std::vector<std::pair<std::string, std::chrono::microseconds>> phases_;

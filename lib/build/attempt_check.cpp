@@ -48,7 +48,7 @@ aio::Task<bool> Attempt::compare_output(std::size_t index) {
   nar::Reader reader(comparison);
   std::optional<ContentDigest> digest;
   if (kind_ == model::OutputKind::Fixed) {
-    digest.emplace(method_of(index), drv_text_);
+    digest.emplace(method_of(index));
   }
   const std::function<void(ByteView)> take = [this, &reader, &digest](ByteView bytes) {
     if (reader.feed(bytes) < bytes.size()) {

@@ -2,6 +2,7 @@
 
 #include <nixbuild/base/error.hpp>
 
+#include <boost/asio/this_coro.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -10,6 +11,11 @@
 namespace nixbuild::build {
 
 using std::chrono::microseconds;
+
+namespace {
+/// More than the channels of a machine: those that have just ended are still being noticed.
+constexpr long kMostConversations = 32;
+} // namespace
 
 /// Takes up the machine that an earlier daemon started; false when it is gone.
 aio::Task<bool> Attempt::adopt(const store::OpenBuild& open) {
@@ -26,6 +32,12 @@ aio::Task<bool> Attempt::adopt(const store::OpenBuild& open) {
     throw;
   }
   if (!execution_) {
+    co_return false;
+  }
+  if (options_.talks_to_store()) {
+    // What it was talking about went with the earlier daemon, and its outputs may refer to that.
+    execution_->cancel();
+    execution_.reset();
     co_return false;
   }
   adopted_ = true;
@@ -58,6 +70,7 @@ aio::Task<model::BuildResult> Attempt::build() {
     execution_.reset();
     adopted_ = false;
     builder_ended_ = false;
+    builder_store_.reset();
     phases_.clear();
     if (control_->cancelled() || control_->left_running()) {
       throw_stopped();
@@ -192,6 +205,30 @@ aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
   co_return Round::Lost;
 }
 
+/// Gives a client of the builder's to whoever serves it.
+aio::Task<void> Attempt::converse(sandbox::StoreConversation begun) {
+  if (begun.channel == 0) {
+    auto derivations = request_.waiting;
+    derivations.push_back(request_.derivation_path);
+    auto machine = std::make_unique<aio::ByteStream>(co_await boost::asio::this_coro::executor,
+                                                     std::move(begun.socket));
+    const BuilderStore::Parts parts{parts_.store, parts_.pool, request_.account};
+    builder_store_ = std::make_shared<BuilderStore>(
+        parts, inputs_->closure, std::move(derivations), std::move(machine));
+    co_return;
+  }
+  const bool room = conversations_.use_count() <= kMostConversations;
+  if (!builder_store_ || !parts_.converse || !room) {
+    co_return; // the socket closes
+  }
+  BuilderConversation conversation;
+  conversation.store = builder_store_;
+  conversation.account = request_.account;
+  conversation.socket = std::move(begun.socket);
+  conversation.place = conversations_;
+  parts_.converse(std::move(conversation));
+}
+
 aio::Task<sandbox::GuestExit> Attempt::follow() {
   const auto base = phases_.empty() ? microseconds{0} : phases_.back().second;
   for (;;) {
@@ -208,6 +245,8 @@ aio::Task<sandbox::GuestExit> Attempt::follow() {
         const microseconds running(std::max<std::int64_t>(now_us() - record_.started_us, 0));
         watch_->started = adopted_ ? watch_->last_output - running : watch_->last_output;
       }
+    } else if (auto* begun = std::get_if<sandbox::StoreConversation>(&event)) {
+      co_await converse(std::move(*begun));
     } else {
       watch_->builder_running = false;
       watch_->last_output = parts_.clock.monotonic();

@@ -60,7 +60,7 @@ std::vector<store::StoredRealisation> Attempt::realisations() const {
 aio::Task<std::optional<model::PathInfo>> Attempt::collect_plain(std::size_t index,
                                                                  model::StorePaths& references) {
   auto import = parts_.store.begin_import(request_.account, output_import(index));
-  ContentDigest digest(method_of(index), drv_text_);
+  ContentDigest digest(method_of(index));
   const std::function<void(ByteView)> take = [&import, &digest](ByteView bytes) {
     feed_whole(import, bytes);
     digest.feed(bytes);
@@ -123,7 +123,7 @@ aio::Task<model::PathInfo> Attempt::collect_rewritten(std::size_t index,
   const auto& scratch = output_paths_[index];
   auto names = new_names(index, found, made);
   const auto method = method_of(index);
-  ContentDigest digest(method, drv_text_);
+  ContentDigest digest(method);
   const std::function<void(ByteView)> name = [&names, &digest](ByteView bytes) {
     digest.feed(names.naming.feed(bytes));
   };

@@ -102,6 +102,10 @@ store::ImportRequest Attempt::output_import(std::size_t index) const {
   if (!options_.undiscovered.contains(output_names_[index])) {
     incoming.scan_for = inputs_->closure;
     incoming.scan_for.insert(incoming.scan_for.end(), output_paths_.begin(), output_paths_.end());
+    if (builder_store_) {
+      const auto added = builder_store_->added();
+      incoming.scan_for.insert(incoming.scan_for.end(), added.begin(), added.end());
+    }
     model::sort_unique(incoming.scan_for);
   }
   return incoming;
@@ -139,7 +143,7 @@ aio::Task<model::PathInfo> Attempt::collect_output(std::size_t index) {
   std::optional<model::ContentAddress> expected;
   if (kind_ == model::OutputKind::Fixed) {
     expected = request_.derivation.outputs.at(output_names_[index]).fixed_address();
-    digest.emplace(method_of(index), drv_text_);
+    digest.emplace(method_of(index));
   }
   const std::function<void(ByteView)> take = [&import, &digest](ByteView bytes) {
     feed_whole(import, bytes);

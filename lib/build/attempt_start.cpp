@@ -4,6 +4,7 @@
 
 #include <nixbuild/aio/event.hpp>
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/store/nix_database.hpp>
 
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/detached.hpp>
@@ -79,6 +80,8 @@ void Attempt::check_inputs() {
 namespace {
 
 constexpr std::chrono::seconds kQuietWait{1};
+/// About 80,000 paths; a job has to fit into one frame.
+constexpr std::size_t kMostDatabase = 32 * kMiB;
 
 /// Who waits for capacity, and the line that says so; all on one strand. It owns what it uses: the
 /// waiting build may be gone first.
@@ -177,7 +180,11 @@ aio::Task<void> Attempt::lease_machine() {
       co_await parts_.leases.again(machine_, std::move(give_up));
     } else {
       auto wanted = queue_request();
-      machine_ = co_await parts_.leases.acquire(std::move(wanted), std::move(give_up));
+      std::function<bool()> insist = [control] {
+        return control->hurried();
+      };
+      machine_ =
+          co_await parts_.leases.acquire(std::move(wanted), std::move(give_up), std::move(insist));
     }
     wait->over = true;
     while (wait->writing) {
@@ -266,6 +273,21 @@ void Attempt::furnish(sandbox::GuestJob& job) {
   if (model::is_builtin(request_.derivation)) {
     set_up_builtin(job, job.network ? &*settings_.network : nullptr);
   }
+  if (policy_.input_database) {
+    std::vector<model::PathInfo> infos;
+    store.db().path_infos(
+        request_.account, inputs_->closure, [&infos](const auto& info) { infos.push_back(info); });
+    job.input_database = store::nix_database(store.dir(), infos);
+    if (job.input_database.size() > kMostDatabase) {
+      throw BuildFailure(
+          model::BuildStatus::MiscFailure,
+          fmt::format("the database of the {} inputs of '{}' has more than {} MiB, the most that "
+                      "a machine is given (setting input-database)",
+                      infos.size(),
+                      drv_text_,
+                      kMostDatabase / kMiB));
+    }
+  }
   const auto graphs =
       export_references(store, request_.account, options_, inputs_->closure, drv_text_);
   if (options_.structured) {
@@ -293,6 +315,7 @@ aio::Task<void> Attempt::start() {
     output.store_name = output_paths_[i].base_name();
     job.outputs.push_back(std::move(output));
   }
+  job.store_socket = options_.talks_to_store() && parts_.converse;
   if (has_network(kind_)) {
     co_await connect(job);
   }

@@ -1,3 +1,4 @@
+#include "derivation_options.hpp"
 #include "steps.hpp"
 
 #include <set>
@@ -30,6 +31,15 @@ bool looks_beyond(const model::BasicDerivation& derivation, const model::StorePa
              closure.begin(), closure.end(), [](const auto& path) { return path.is_derivation(); });
 }
 
+/// Whether the builder may ask for more than its inputs.
+bool talks_to_store(const BuildRequest& request) {
+  try {
+    return read_options(request.derivation, request.derivation_path.base_name()).talks_to_store();
+  } catch (const BuildFailure&) {
+    return false; // it will be refused
+  }
+}
+
 } // namespace
 
 std::optional<Hash> build_key(store::MetadataDb& db,
@@ -45,6 +55,10 @@ std::optional<Hash> build_key(store::MetadataDb& db,
     put(hasher, request.derivation_path.base_name());
     put(hasher, static_cast<std::uint64_t>(request.self_references));
   }
+  const bool with_database = request.policy && request.policy->input_database;
+  if (with_database) {
+    put(hasher, "with a database");
+  }
   put(hasher, std::uint64_t{closure.size()});
   std::size_t found = 0;
   auto add = [&](const model::PathInfo& info) {
@@ -57,9 +71,12 @@ std::optional<Hash> build_key(store::MetadataDb& db,
       put(hasher, reference.base_name());
     }
     put(hasher, info.content_address);
+    if (with_database) {
+      put(hasher, info.deriver ? info.deriver->base_name() : std::string());
+    }
   };
   db.path_infos(request.account, closure, add);
-  if (looks_beyond(request.derivation, closure)) {
+  if (looks_beyond(request.derivation, closure) || talks_to_store(request)) {
     put(hasher, "of account");
     put(hasher, static_cast<std::uint64_t>(request.account.value));
   }

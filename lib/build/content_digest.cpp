@@ -2,6 +2,8 @@
 
 #include "steps.hpp"
 
+#include <nixbuild/nar/git_digest.hpp>
+
 #include <fmt/format.h>
 
 namespace nixbuild::build {
@@ -44,21 +46,23 @@ struct ContentDigest::State {
   Method method;
   Hasher archive;
   FlatDigest flat;
+  nar::GitDigest git;
   nar::Reader reader;
 
   explicit State(const model::MethodAlgorithm& how)
-      : method(how.method), archive(how.algorithm), flat(how.algorithm), reader(flat) {}
+      : method(how.method), archive(how.algorithm), flat(how.algorithm), git(how.algorithm),
+        reader(sink()) {}
+
+  nar::EventSink& sink() {
+    if (method == Method::Git) {
+      return git;
+    }
+    return flat;
+  }
 };
 
-ContentDigest::ContentDigest(const model::MethodAlgorithm& how, std::string_view derivation)
-    : state_(std::make_unique<State>(how)) {
-  if (how.method == Method::Git) {
-    throw BuildFailure(
-        model::BuildStatus::OutputRejected,
-        fmt::format("derivation '{}' asks for git hashing, which this builder does not offer",
-                    derivation));
-  }
-}
+ContentDigest::ContentDigest(const model::MethodAlgorithm& how)
+    : state_(std::make_unique<State>(how)) {}
 
 ContentDigest::~ContentDigest() = default;
 ContentDigest::ContentDigest(ContentDigest&&) noexcept = default;
@@ -81,6 +85,9 @@ void ContentDigest::append_offsets(std::span<const std::uint64_t> offsets) {
 Hash ContentDigest::finish(std::string_view derivation) {
   if (state_->method == Method::NixArchive) {
     return state_->archive.finish();
+  }
+  if (state_->method == Method::Git) {
+    return state_->git.finish();
   }
   if (!state_->flat.plain()) {
     throw BuildFailure(

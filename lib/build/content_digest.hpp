@@ -13,8 +13,7 @@ namespace nixbuild::build {
 /// The hash by which the contents of an output are addressed. Takes the NAR's bytes in any cut.
 class ContentDigest {
 public:
-  /// Throws BuildFailure (OutputRejected) for git, which is not offered.
-  ContentDigest(const model::MethodAlgorithm& how, std::string_view derivation);
+  explicit ContentDigest(const model::MethodAlgorithm& how);
   ~ContentDigest();
   ContentDigest(ContentDigest&&) noexcept;
 

@@ -30,6 +30,9 @@ struct OutputRules {
   bool operator==(const OutputRules&) const = default;
 };
 
+/// The feature whose builders find a store to talk to.
+inline constexpr const char* kRecursiveNix = "recursive-nix";
+
 /// What a derivation asks of whoever builds it, from its environment or, where it has structured
 /// attributes, from those. Source: protocol facts 5.4.
 struct DerivationOptions {
@@ -39,6 +42,10 @@ struct DerivationOptions {
   std::set<std::string> required_features;
   std::set<std::string> pass_as_file; ///< never with structured attributes
   Words impure_variables;
+
+  /// `recursive-nix` is among the required features: the builder talks to a store.
+  [[nodiscard]] bool talks_to_store() const { return required_features.contains(kRecursiveNix); }
+
   /// `exportReferencesGraph`: file name, or key of the structured attributes → store path texts.
   std::map<std::string, Words> references_graphs;
   std::map<std::string, OutputRules> rules; ///< by output; one for all of them unless structured

@@ -107,6 +107,9 @@ void fill_environment(sandbox::GuestJob& job,
       }
     }
   }
+  if (options.talks_to_store()) {
+    result["NIX_REMOTE"] = fmt::format("unix://{}/{}", job.build_dir, sandbox::kStoreSocket);
+  }
   result["NIX_LOG_FD"] = "2";
   result["TERM"] = "xterm-256color";
   for (const auto& [name, value] : result) {

@@ -1,7 +1,10 @@
+#include "derivation_options.hpp"
+
 #include <nixbuild/aio/event.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/build/lease_desk.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <map>
 #include <mutex>
@@ -21,6 +24,9 @@ struct Waiting {
   std::optional<scheduler::Started> started;
   std::optional<scheduler::Ended> ended;
   aio::Event changed;
+  scheduler::BuildRequest request;
+  bool granted = false;
+  bool beyond = false; ///< beside what there is
 };
 
 struct LeaseDeskState {
@@ -77,7 +83,10 @@ struct LeaseDeskState {
     const auto id = request.id;
     {
       const std::lock_guard lock(mutex);
-      waiting.insert_or_assign(id, std::make_shared<Waiting>());
+      const auto place = std::make_shared<Waiting>();
+      place->request = request;
+      place->granted = request.running.has_value();
+      waiting.insert_or_assign(id, place);
     }
     try {
       drive([&](scheduler::Scheduler& scheduler, MonotonicTime now) {
@@ -98,6 +107,7 @@ struct LeaseDeskState {
   std::optional<scheduler::Started> take_start(Waiting& place) {
     const std::lock_guard lock(mutex);
     if (place.started) {
+      place.granted = true;
       return std::exchange(place.started, std::nullopt);
     }
     if (place.ended) {
@@ -106,6 +116,18 @@ struct LeaseDeskState {
     return std::nullopt;
   }
 };
+
+/// Whether one more build may run beside what there is.
+bool may_go_beyond(const LeaseDeskState& state) {
+  const std::lock_guard lock(state.mutex);
+  std::size_t holders = 0;
+  std::size_t beyond = 0;
+  for (const auto& [id, place] : state.waiting) {
+    holders += place->granted && place->request.features.contains(kRecursiveNix) ? 1U : 0U;
+    beyond += place->beyond ? 1U : 0U;
+  }
+  return beyond < holders;
+}
 
 void ComputeLease::give_back() noexcept {
   if (!desk_) {
@@ -181,16 +203,40 @@ LeaseDesk::LeaseDesk(scheduler::SchedulerSettings settings,
 LeaseDesk::~LeaseDesk() = default;
 
 aio::Task<ComputeLease> LeaseDesk::acquire(scheduler::BuildRequest request,
-                                           std::function<bool()> give_up) {
+                                           std::function<bool()> give_up,
+                                           std::function<bool()> insist) {
   ComputeLease lease;
   lease.id_ = request.id;
   state_->enter(std::move(request));
   lease.desk_ = state_;
-  co_await again(lease, std::move(give_up));
+  co_await again(lease, std::move(give_up), std::move(insist));
   co_return lease;
 }
 
-aio::Task<void> LeaseDesk::again(ComputeLease& lease, std::function<bool()> give_up) {
+/// Takes the build out of the queue and has it run like one that has been running.
+void LeaseDesk::take_over(ComputeLease& lease) {
+  const auto place = state_->place_of(lease.id_);
+  auto request = place->request;
+  lease.give_back();
+  const auto& bounds = request.bounds;
+  scheduler::RunningAttempt running;
+  running.node = state_->queue.nodes().front().spec.name;
+  running.cpus = bounds.default_cpus;
+  running.memory_bytes = std::clamp(
+      bounds.default_memory_per_cpu * bounds.default_cpus, bounds.min_memory, bounds.max_memory);
+  running.started = state_->clock.monotonic();
+  request.running = running;
+  ++request.last_attempt;
+  lease = adopt(std::move(request));
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->waiting.at(lease.id_)->beyond = true;
+  }
+  lease.why_size_ = "beside all others: a builder waits for it";
+}
+
+aio::Task<void>
+LeaseDesk::again(ComputeLease& lease, std::function<bool()> give_up, std::function<bool()> insist) {
   auto state = state_;
   const auto place = state->place_of(lease.id_);
   for (;;) {
@@ -208,6 +254,10 @@ aio::Task<void> LeaseDesk::again(ComputeLease& lease, std::function<bool()> give
           Reaction::Cancelled, "build.cancelled", "the build was cancelled while it waited");
     }
     const bool told = co_await place->changed.wait(seen, kLookUp);
+    if (!told && insist && insist() && may_go_beyond(*state)) {
+      take_over(lease);
+      co_return;
+    }
     if (!told) {
       // Delayed restarts begin by themselves.
       state->drive([](scheduler::Scheduler& scheduler, MonotonicTime now) {

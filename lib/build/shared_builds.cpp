@@ -83,6 +83,10 @@ struct SharedBuild {
 
 namespace {
 
+/// How much later than anything else a build comes that nobody waits for.
+constexpr int kLater = 1'000'000;
+constexpr std::uint32_t kMostRepeats = 100;
+
 /// Whoever spawns a task holds a lock that the task takes: it must not begin inside that call.
 aio::Task<void> step_aside() {
   const auto here = co_await boost::asio::this_coro::executor;
@@ -220,6 +224,57 @@ struct SharedBuilds::State : std::enable_shared_from_this<State> {
     }
   }
 
+  /// Builds once more what has just been built, and compares; a build of its own, which nobody
+  /// waits for and everything else goes before.
+  void check_later(BuildRequest request) {
+    request.check = true;
+    request.placement.priority -= kLater;
+    request.placement.interactive = false;
+    request.placement.tags.insert("check:automatic");
+    request.policy->keep = KeepRunning::Keep;
+    request.policy->keep_failed = false;
+    request.options.keep_failed.reset();
+    auto build = std::make_shared<SharedBuild>();
+    build->account = request.account;
+    build->keep = KeepRunning::Keep;
+    const std::lock_guard lock(mutex);
+    if (closed) {
+      return;
+    }
+    add(build);
+    std::string name = "check of " + request.derivation_path.base_name();
+    auto work = carry_out(shared_from_this(), build, std::move(request), nullptr, std::nullopt);
+    tasks.spawn(std::move(name), std::move(work));
+  }
+
+  /// What a client has asked for (`repeat`, `enforce-determinism`): each round is a build of its
+  /// own, and the first one that differs ends them.
+  static aio::Task<void> repeat(std::shared_ptr<State> self,
+                                std::shared_ptr<BuildControl> control,
+                                BuildRequest request,
+                                model::BuildResult& result) {
+    const auto rounds = std::min(request.options.repeats.value_or(0), kMostRepeats);
+    const bool enforce = request.options.enforce_determinism.value_or(true);
+    request.check = true;
+    request.placement.tags.insert("check:repeat");
+    for (std::uint32_t round = 0; round < rounds && model::is_success(result.status); ++round) {
+      BuildRequest again = request;
+      auto compared = co_await self->builder.run(
+          std::move(again), std::make_shared<LogFeed>(), control, [](std::int64_t) {});
+      if (model::is_success(compared.status)) {
+        ++result.times_built;
+        continue;
+      }
+      result.non_deterministic = compared.status == model::BuildStatus::NotDeterministic;
+      if (enforce || !result.non_deterministic) {
+        result.status = compared.status;
+        result.error = compared.error;
+        result.outputs.clear();
+      }
+      break;
+    }
+  }
+
   static aio::Task<void> carry_out(std::shared_ptr<State> self,
                                    std::shared_ptr<SharedBuild> build,
                                    BuildRequest request,
@@ -228,6 +283,13 @@ struct SharedBuilds::State : std::enable_shared_from_this<State> {
     co_await step_aside();
     std::optional<model::BuildResult> result;
     std::exception_ptr failure;
+    std::optional<BuildRequest> again;
+    const auto kind = model::derivation_kind(request.derivation);
+    if (!request.check && kind == model::OutputKind::InputAddressed &&
+        (request.options.repeats.value_or(0) > 0 || self->builder.policy_of(request).build_twice)) {
+      again = request;
+      again->policy = self->builder.policy_of(request);
+    }
     try {
       if (open) {
         std::function<aio::Task<bool>()> wanted = [self, build] {
@@ -249,11 +311,19 @@ struct SharedBuilds::State : std::enable_shared_from_this<State> {
                                             std::move(on_number),
                                             std::move(inputs));
       }
+      if (again && result->status == model::BuildStatus::Built && result->times_built > 0) {
+        co_await repeat(self, build->control, *again, *result);
+      }
     } catch (...) {
       failure = std::current_exception();
     }
     self->remove(build);
+    const bool built = !failure && result->status == model::BuildStatus::Built;
+    const bool once = built && result->times_built == 1;
     build->finish(std::move(result), failure);
+    if (again && again->policy->build_twice && once) {
+      self->check_later(std::move(*again));
+    }
   }
 };
 
@@ -293,6 +363,9 @@ aio::Task<Attachment> SharedBuilds::ask(BuildRequest request) {
     attachment.build_->inputs = inputs;
   }
   auto& build = *attachment.build_;
+  if (!request.waiting.empty()) {
+    build.control->hurry();
+  }
   build.arrive();
   build.add_choice(policy);
   if (attachment.joined_) {

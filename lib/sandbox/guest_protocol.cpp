@@ -203,6 +203,8 @@ std::string encode_guest_job(const GuestJob& job) {
   out.text(job.resolv_conf, kAny, "resolv.conf");
   out.text(job.services, kAny, "services");
   out.text(job.certificates, kAny, "certificates");
+  out.text(job.input_database, kAny, "database");
+  out.flag(job.store_socket);
   out.flag(job.probe_only);
   auto bytes = out.take();
   if (bytes.size() > guest::kMaxHostPayload) {
@@ -239,6 +241,8 @@ GuestJob decode_guest_job(std::string_view payload) {
   job.resolv_conf = in.text(kAny);
   job.services = in.text(kAny);
   job.certificates = in.text(kAny);
+  job.input_database = in.text(kAny);
+  job.store_socket = in.flag();
   job.probe_only = in.flag();
   in.end();
   return job;

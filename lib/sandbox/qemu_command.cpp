@@ -114,10 +114,16 @@ QemuCommand qemu_command(const QemuMachine& machine, const QemuDescriptors& fds)
     args.insert(args.end(),
                 {"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"});
   }
-  args.insert(args.end(), {"-device", "virtio-serial-pci,id=ports,max_ports=4,disable-legacy=on"});
+  args.insert(args.end(),
+              {"-device",
+               fmt::format("virtio-serial-pci,id=ports,max_ports={},disable-legacy=on",
+                           fds.store ? 5 : 4)});
   add_port(command, "ctl", kControlPort, fds.control);
   add_port(command, "log", kLogPort, fds.log);
   add_port(command, "out", kOutputPort, fds.output);
+  if (fds.store) {
+    add_port(command, "nix", kStorePort, *fds.store);
+  }
   add_disk(command, fds);
   args.insert(
       args.end(),

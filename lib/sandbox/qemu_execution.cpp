@@ -168,6 +168,13 @@ aio::Task<ExecutionEvent> QemuExecution::next_event() {
     ExecutionEvent event(std::move(end));
     co_return event;
   }
+  if (const auto* conversation = std::get_if<runner::Conversation>(&message)) {
+    StoreConversation begun;
+    begun.channel = conversation->channel;
+    begun.socket = link_.take_descriptor();
+    ExecutionEvent event(std::move(begun));
+    co_return event;
+  }
   unexpected("while the builder runs");
 }
 
@@ -213,6 +220,8 @@ aio::Task<std::size_t> QemuExecution::read_output(MutableBytes buffer) {
     } else if (auto* failed = std::get_if<runner::OutputFailed>(&message)) {
       output_open_ = false;
       throw Error(Reaction::Reject, "sandbox.output", failed->reason);
+    } else if (std::holds_alternative<runner::Conversation>(message)) {
+      (void)link_.take_descriptor(); // begun as the builder ended: closed at once
     } else if (!std::holds_alternative<runner::Phase>(message)) {
       unexpected("among an output's bytes");
     }

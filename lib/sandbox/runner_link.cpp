@@ -88,15 +88,58 @@ aio::Task<runner::Message> RunnerLink::receive() {
     if (cancelled_) {
       fail("receive", ECANCELED);
     }
-    auto [error, got] = co_await socket_.async_read_some(asio::buffer(buffer_), kAwait);
-    if (error) {
-      const int number = error == asio::error::operation_aborted ? ECANCELED
-                         : error == asio::error::eof             ? ECONNRESET
-                                                                 : error.value();
-      fail("receive", number);
+    const auto got = receive_some();
+    if (got > 0) {
+      decoder_.feed(ByteView(buffer_).first(static_cast<std::size_t>(got)));
+    } else if (got == 0) {
+      fail("receive", ECONNRESET);
+    } else if (errno == EAGAIN || errno == EWOULDBLOCK) {
+      auto [error] = co_await socket_.async_wait(asio::socket_base::wait_read, kAwait);
+      if (error) {
+        fail("receive", error == asio::error::operation_aborted ? ECANCELED : error.value());
+      }
+    } else if (errno != EINTR) {
+      fail("receive", errno);
     }
-    decoder_.feed(ByteView(buffer_).first(got));
   }
+}
+
+/// One recvmsg; descriptors that come beside the bytes are kept.
+ssize_t RunnerLink::receive_some() {
+  iovec piece{buffer_.data(), buffer_.size()};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(kMaxDescriptors * sizeof(int))> control;
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  message.msg_control = control.data();
+  message.msg_controllen = control.size();
+  const auto got = ::recvmsg(socket_.native_handle(), &message, MSG_CMSG_CLOEXEC | MSG_DONTWAIT);
+  if (got <= 0) {
+    return got;
+  }
+  for (auto* header = CMSG_FIRSTHDR(&message); header != nullptr;
+       header = CMSG_NXTHDR(&message, header)) {
+    if (header->cmsg_level != SOL_SOCKET || header->cmsg_type != SCM_RIGHTS) {
+      continue;
+    }
+    const auto count = (header->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    for (std::size_t i = 0; i < count; ++i) {
+      int fd = -1;
+      std::memcpy(&fd, CMSG_DATA(header) + i * sizeof fd, sizeof fd);
+      descriptors_.emplace_back(fd);
+    }
+  }
+  return got;
+}
+
+UniqueFd RunnerLink::take_descriptor() {
+  if (descriptors_.empty()) {
+    throw Error(
+        Reaction::Internal, "sandbox.runner-protocol", "a message came without its descriptor");
+  }
+  auto fd = std::move(descriptors_.front());
+  descriptors_.pop_front();
+  return fd;
 }
 
 void RunnerLink::send_now(const runner::Message& message) noexcept {

@@ -7,7 +7,9 @@
 
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/local/stream_protocol.hpp>
+#include <sys/types.h>
 
+#include <deque>
 #include <optional>
 #include <span>
 #include <string>
@@ -24,6 +26,9 @@ public:
   /// The next message. Errors: `sandbox.lost` (the runner is gone), `sandbox.cancelled`,
   /// `sandbox.runner-protocol`.
   aio::Task<runner::Message> receive();
+  /// The descriptor of a message that has been received. Error `sandbox.runner-protocol` when none
+  /// came.
+  [[nodiscard]] UniqueFd take_descriptor();
   /// Sends a short message if it fits now.
   void send_now(const runner::Message& message) noexcept;
   /// Pending and later calls end with `sandbox.cancelled`.
@@ -32,11 +37,13 @@ public:
   [[nodiscard]] bool cancelled() const noexcept { return cancelled_; }
 
 private:
+  ssize_t receive_some();
   [[noreturn]] void fail(const char* what, int error) const;
 
   boost::asio::local::stream_protocol::socket socket_;
   runner::Decoder decoder_;
   Bytes buffer_;
+  std::deque<UniqueFd> descriptors_; ///< that came, and that nobody has taken
   bool cancelled_ = false;
 };
 

@@ -151,6 +151,12 @@ struct Table<Down> {
       std::make_tuple(&Down::peak_rss_bytes, &Down::cpu_user_us, &Down::cpu_system_us);
 };
 
+template <>
+struct Table<Conversation> {
+  static constexpr std::uint8_t type = 73;
+  static constexpr auto fields = std::make_tuple(&Conversation::channel);
+};
+
 class Writer {
 public:
   explicit Writer(std::string& out) : out_(out) {}

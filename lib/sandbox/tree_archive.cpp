@@ -252,8 +252,18 @@ void TreeUnpacker::contents(ByteView bytes) {
   }
 }
 
+namespace {
+
+/// The modification time of everything in a store.
+constexpr timespec kStoreTimes[2]{{1, 0}, {1, 0}};
+
+} // namespace
+
 void TreeUnpacker::regular_end() {
   state_->expect_file();
+  if (state_->read_only) {
+    system_call(kWrite, state_->name, [&] { return ::futimens(state_->file.get(), kStoreTimes); });
+  }
   state_->file.reset();
 }
 
@@ -261,6 +271,11 @@ void TreeUnpacker::symlink(std::string_view target) {
   const int at = state_->place();
   const std::string text(target);
   state_->create([&] { return ::symlinkat(text.c_str(), at, state_->name.c_str()); });
+  if (state_->read_only) {
+    system_call(kWrite, state_->name, [&] {
+      return ::utimensat(at, state_->name.c_str(), kStoreTimes, AT_SYMLINK_NOFOLLOW);
+    });
+  }
 }
 
 void TreeUnpacker::directory() {
@@ -284,7 +299,9 @@ void TreeUnpacker::entry(std::string_view name) {
 void TreeUnpacker::directory_end() {
   state_->expect_directory();
   if (state_->read_only) {
-    system_call(kWrite, state_->name, [&] { return ::fchmod(state_->open.back().get(), 0555); });
+    const int folder = state_->open.back().get();
+    system_call(kWrite, state_->name, [&] { return ::fchmod(folder, 0555); });
+    system_call(kWrite, state_->name, [&] { return ::futimens(folder, kStoreTimes); });
   }
   state_->open.pop_back();
 }

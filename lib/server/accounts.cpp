@@ -123,4 +123,11 @@ std::size_t AccountDesk::revoke_tokens(const std::string& account) const {
   return settings_.tokens_file.empty() ? 0 : remove_account_tokens(settings_.tokens_file, account);
 }
 
+SessionSettings AccountDesk::settings_of(store::AccountId account) const {
+  StoredLayers layers;
+  layers.system = settings_.system;
+  layers.account = db_.account_settings(account);
+  return SessionSettings::resolve(layers, {});
+}
+
 } // namespace nixbuild::server

@@ -1,4 +1,5 @@
 #include "builder_settings.hpp"
+#include "http_hooks.hpp"
 #include "machine_health.hpp"
 #include "quota_desk.hpp"
 #include "retention.hpp"
@@ -147,18 +148,6 @@ scheduler::NodeSpec this_machine(const Config& config, const MachineShare& share
   return node;
 }
 
-/// Errors: `settings.unknown`, `settings.level`, `settings.operator`.
-const SettingSpec& changeable_by_token(std::string_view name) {
-  const auto& spec = setting_named(name);
-  expect_level(spec, SettingLevel::Account);
-  if (spec.operator_only) {
-    throw Error(Reaction::Denied,
-                "settings.operator",
-                fmt::format("{} is set by the operator of the service", spec.name));
-  }
-  return spec;
-}
-
 /// A machine whose cpus are all busy is what builders want: that gate stays open.
 scheduler::SchedulerSettings scheduling() {
   scheduler::SchedulerSettings settings;
@@ -232,9 +221,18 @@ struct Daemon::State {
         leases(scheduling(), {this_machine(settings.config, share)}, clock),
         quotas(store, accounts, leases, clock),
         kept(clock, {settings.config.kept_machines, settings.config.kept_time}),
-        builder(
-            {store, *logs, executor, leases, pool, clock, log, &signing_key, count_builds(), &kept},
-            builder_settings(settings.config, share)),
+        builder({store,
+                 *logs,
+                 executor,
+                 leases,
+                 pool,
+                 clock,
+                 log,
+                 &signing_key,
+                 count_builds(),
+                 &kept,
+                 serve_builders()},
+                builder_settings(settings.config, share)),
         build_tasks(io.get_executor(), log), session_tasks(io.get_executor(), log),
         builds(builder, build_tasks),
         parts{store, *logs, builds, pool, log, clock, &accounts, &leases, &kept}, acceptor(io),
@@ -253,12 +251,13 @@ struct Daemon::State {
       http = std::make_unique<HttpServer>(io.get_executor(),
                                           http_settings(settings.state_dir, settings.config),
                                           http_parts,
-                                          http_hooks());
+                                          http_hooks({*db, accounts, builds, leases}));
     }
   }
 
   std::function<void(const store::BuildRecord&)> count_builds();
-  HttpHooks http_hooks();
+  std::function<void(build::BuilderConversation)> serve_builders();
+  aio::Task<void> serve_builder(std::shared_ptr<build::BuilderConversation> conversation);
   void learn_from_history();
   void take_up_builds();
   aio::Task<void> accept_sessions();
@@ -279,47 +278,32 @@ std::function<void(const store::BuildRecord&)> Daemon::State::count_builds() {
   };
 }
 
-HttpHooks Daemon::State::http_hooks() {
-  HttpHooks hooks;
-  hooks.cancel = [this](store::AccountId account, std::int64_t build) {
-    return builds.cancel(account, build);
+/// Builders' clients get sessions like all others, with a store of their own.
+std::function<void(build::BuilderConversation)> Daemon::State::serve_builders() {
+  return [this](build::BuilderConversation conversation) {
+    auto shared = std::make_shared<build::BuilderConversation>(std::move(conversation));
+    session_tasks.spawn("a builder's store", serve_builder(std::move(shared)));
   };
-  hooks.build_load = [this] {
-    const auto counts = leases.counts();
-    return BuildLoad{counts.running, counts.builds - counts.running};
+}
+
+aio::Task<void>
+Daemon::State::serve_builder(std::shared_ptr<build::BuilderConversation> conversation) {
+  const auto executor_here = co_await asio::this_coro::executor;
+  auto in = std::make_shared<aio::ByteStream>(executor_here, conversation->socket.duplicate());
+  auto out = std::make_shared<aio::ByteStream>(executor_here, std::move(conversation->socket));
+  SessionCaller caller;
+  caller.account = conversation->account;
+  caller.inside = conversation->store;
+  auto look = [this, account = caller.account] {
+    return accounts.settings_of(account);
   };
-  const auto settings_of = [this](store::AccountId account) {
-    StoredLayers layers;
-    layers.system = accounts.system_settings();
-    layers.account = db->account_settings(account);
-    return SessionSettings::resolve(layers, {}).effective();
-  };
-  hooks.list_settings = [settings_of](store::AccountId account) {
-    const auto effective = settings_of(account);
-    std::vector<std::pair<std::string, std::string>> list;
-    for (const auto& spec : settings_table()) {
-      const auto value = effective.value(spec.id);
-      list.emplace_back(spec.name, value ? print_setting(spec, *value) : std::string());
-    }
-    return list;
-  };
-  hooks.get_setting = [settings_of](store::AccountId account,
-                                    std::string_view name) -> std::optional<std::string> {
-    const auto* spec = find_setting(name);
-    const auto value = spec != nullptr ? settings_of(account).value(spec->id) : std::nullopt;
-    return value ? std::optional(print_setting(*spec, *value)) : std::nullopt;
-  };
-  hooks.set_setting =
-      [this](store::AccountId account, std::string_view name, std::string_view value) {
-        const auto& spec = changeable_by_token(name);
-        static_cast<void>(parse_setting(spec, SettingLevel::Account, value));
-        db->set_account_setting(account, name, value);
-      };
-  hooks.unset_setting = [this](store::AccountId account, std::string_view name) {
-    static_cast<void>(changeable_by_token(name));
-    db->set_account_setting(account, name, std::nullopt);
-  };
-  return hooks;
+  caller.settings = co_await pool.run(std::move(look));
+  SessionLimits limits;
+  limits.idle = settings.config.session_idle;
+  limits.stalled = settings.config.session_stalled;
+  limits.deaf = settings.config.session_deaf;
+  static_cast<void>(
+      co_await run_worker_session(parts, limits, std::move(caller), in, out, nullptr));
 }
 
 /// What builds have taken before tells how large the next ones are made.

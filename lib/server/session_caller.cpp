@@ -31,11 +31,40 @@ build::BuildPolicy policy_of(const BuildSettings& settings) {
   policy.reuse_failures = settings.reuse_failures;
   policy.reuse_timeouts = settings.reuse_timeouts;
   policy.keep_failed = settings.keep_failed;
+  policy.input_database = settings.input_database;
+  policy.build_twice = settings.build_twice;
   policy.share_results = settings.share_results;
   policy.max_restarts = settings.max_restarts;
   policy.max_memory_bytes = settings.max_memory_bytes.value_or(0);
   return policy;
 }
+
+namespace {
+
+/// Builders that wait for each other, each with a machine.
+constexpr std::size_t kMostWaiting = 4;
+
+/// A builder cannot wait for itself.
+void expect_progress(const build::BuildRequest& request) {
+  const auto& waiting = request.waiting;
+  if (std::find(waiting.begin(), waiting.end(), request.derivation_path) != waiting.end()) {
+    throw Error(Reaction::Reject,
+                "build.recursive",
+                fmt::format("the builder of '{}' asks for its own build",
+                            request.derivation_path.base_name()));
+  }
+  if (waiting.size() > kMostWaiting) {
+    throw Error(Reaction::Reject,
+                "build.recursive",
+                fmt::format("'{}' is asked for from inside of {} builds; at most {} may wait for "
+                            "each other",
+                            request.derivation_path.base_name(),
+                            waiting.size(),
+                            kMostWaiting));
+  }
+}
+
+} // namespace
 
 build::BuildRequest SessionCaller::order(const model::StorePath& path,
                                          model::BasicDerivation derivation,
@@ -47,6 +76,10 @@ build::BuildRequest SessionCaller::order(const model::StorePath& path,
   request.options.max_log_bytes = chosen.max_log_bytes;
   request.policy = policy_of(chosen);
   request.self_references = self_references;
+  if (inside != nullptr) {
+    request.waiting = inside->derivations();
+    expect_progress(request);
+  }
   if (times != nullptr) {
     request.session = times->before_build();
   }

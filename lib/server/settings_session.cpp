@@ -306,6 +306,8 @@ BuildSettings SessionSettings::for_derivation(const model::BasicDerivation& deri
   build.reuse_failures = settings.flag(SettingId::ReuseBuildFailures);
   build.reuse_timeouts = settings.flag(SettingId::ReuseBuildTimeouts);
   build.keep_failed = settings.flag(SettingId::KeepFailed);
+  build.build_twice = settings.flag(SettingId::BuildTwice);
+  build.input_database = settings.flag(SettingId::InputDatabase);
   build.share_results = settings.flag(SettingId::ShareResults);
   build.priority = static_cast<int>(settings.number(SettingId::Priority));
   build.interactive = settings.flag(SettingId::Interactive);

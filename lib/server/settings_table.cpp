@@ -201,6 +201,36 @@ constexpr std::array<SettingSpec, kSettingCount> kTable = {{
      "The machine of a builder that fails is kept for a while (builds.kept-minutes of the "
      "configuration), so that one can look around in it: nixbuild shell BUILD. The same as "
      "--keep-failed of a client, which ssh-ng:// does not tell."},
+    {S::BuildTwice,
+     "build-twice",
+     T::Flag,
+     "",
+     "false",
+     "",
+     0,
+     1,
+     kBuild,
+     false,
+     R::Override,
+     "A build that has succeeded is built once more, after everything else that waits, and "
+     "compared "
+     "file by file. Nobody waits for it: it is a build of its own with the tag check:automatic, "
+     "NotDeterministic where something differs, and its log says what. Builds whose outputs have "
+     "their hash or their contents in their name are left out."},
+    {S::InputDatabase,
+     "input-database",
+     T::Flag,
+     "",
+     "false",
+     "",
+     0,
+     1,
+     kBuild,
+     false,
+     R::Override,
+     "The machine has a Nix database of the build's inputs (/nix/var/nix/db), so that Nix's tools "
+     "answer questions about them, with derivers. Nix's own sandbox has none, so a builder that "
+     "looks for one may build something else than it would there."},
     {S::ShareResults,
      "share-results",
      T::Flag,

@@ -23,8 +23,21 @@ bool WorkerState::is_question(const worker::Request& request) {
   return std::visit(visit, request);
 }
 
+namespace {
+
+aio::Task<worker::Reply> tell(worker::Reply reply) {
+  co_return reply;
+}
+
+} // namespace
+
 aio::Task<worker::Reply> WorkerState::find_answer(worker::Request& question) {
   caller_.expect(worker::permission_of(question), worker::name_of(question));
+  if (caller_.inside != nullptr) {
+    if (auto reply = answer_inside(question)) {
+      return tell(std::move(*reply));
+    }
+  }
   auto dispatch = [this]<class T>(T& wanted) -> aio::Task<worker::Reply> {
     if constexpr (requires { look_up(wanted); }) {
       return look_up(wanted);

@@ -37,6 +37,16 @@ std::string failure_text(const model::StoreDir& dir, const TargetResult& failed)
                      model::name_of(failed.result.status));
 }
 
+model::StorePaths paths_made(const std::vector<TargetResult>& results) {
+  model::StorePaths paths;
+  for (const auto& [target, result] : results) {
+    for (const auto& [name, output] : result.outputs) {
+      paths.push_back(output.path);
+    }
+  }
+  return paths;
+}
+
 } // namespace
 
 /// Whether valid outputs are built again and compared.
@@ -71,11 +81,13 @@ aio::Task<void> WorkerState::perform(worker::BuildPaths& request) {
   if (failed != results.end()) {
     throw Error(Reaction::Reject, "worker.build-failed", failure_text(parts_.store.dir(), *failed));
   }
+  co_await admit(paths_made(results));
   conclude(worker::NumberReply{1});
 }
 
 aio::Task<void> WorkerState::perform(worker::BuildPathsWithResults& request) {
   auto results = co_await build(std::move(request.targets), request.mode);
+  co_await admit(paths_made(results));
   auto keys = [this, &results] {
     DerivationHashes hashes(parts_.store, account_);
     worker::BuildsReply reply;

@@ -4,6 +4,7 @@
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/model/content_address.hpp>
+#include <nixbuild/nar/git_digest.hpp>
 #include <nixbuild/nar/reader.hpp>
 #include <nixbuild/nar/writer.hpp>
 #include <nixbuild/protocol/path_info_stream.hpp>
@@ -195,11 +196,40 @@ model::PathInfo store_file(const SessionParts& parts,
 
 } // namespace
 
+namespace {
+
+/// What an archive's address is made of, where that is not its SHA-256.
+class OtherAddress {
+public:
+  explicit OtherAddress(const model::MethodAlgorithm& how)
+      : how_(how), hasher_(how.algorithm), git_(how.algorithm), reader_(git_) {}
+
+  void update(ByteView bytes) {
+    if (how_.method == Method::Git) {
+      reader_.feed(bytes);
+    } else {
+      hasher_.update(bytes);
+    }
+  }
+
+  [[nodiscard]] model::ContentAddress finish() {
+    return {how_.method, how_.method == Method::Git ? git_.finish() : hasher_.finish()};
+  }
+
+private:
+  model::MethodAlgorithm how_;
+  Hasher hasher_;
+  nar::GitDigest git_;
+  nar::Reader reader_;
+};
+
+} // namespace
+
 aio::Task<model::PathInfo> WorkerState::add_archive(worker::AddToStore& request) {
   auto import = std::make_shared<store::Import>(parts_.store.begin_import(account_));
-  std::optional<Hasher> other; // of the archive, where its NAR hash is not what is asked for
-  if (request.method.algorithm != HashAlgorithm::Sha256) {
-    other.emplace(request.method.algorithm);
+  std::optional<OtherAddress> other;
+  if (request.method.method == Method::Git || request.method.algorithm != HashAlgorithm::Sha256) {
+    other.emplace(request.method);
   }
   if (frames_) {
     Bytes buffer(kTransferBuffer);
@@ -227,11 +257,11 @@ aio::Task<model::PathInfo> WorkerState::add_archive(worker::AddToStore& request)
     }
   }
   auto end = [this, &import, &request, &other] {
-    std::optional<Hash> digest;
+    std::optional<model::ContentAddress> made;
     if (other) {
-      digest = other->finish();
+      made = other->finish();
     }
-    const auto info = import->seal_as_source(request.name, request.references, digest);
+    const auto info = import->seal_as_source(request.name, request.references, made);
     lease_.add(info.path);
     const std::span<const model::PathInfo> one(&info, 1);
     parts_.store.commit(account_, one);
@@ -271,18 +301,15 @@ aio::Task<model::PathInfo> WorkerState::add_file(worker::AddToStore& request) {
 }
 
 aio::Task<void> WorkerState::perform(worker::AddToStore& request) {
-  if (request.method.method == Method::Git) {
-    throw Error(Reaction::Unsupported,
-                "worker.method",
-                fmt::format("adding paths by the method '{}' is not offered",
-                            model::print(request.method)));
-  }
   if (request.repair) {
     throw Error(Reaction::Unsupported, "worker.repair", "repairing paths is not offered");
   }
-  const bool archive = request.method.method == Method::NixArchive;
+  const bool archive =
+      request.method.method == Method::NixArchive || request.method.method == Method::Git;
   auto adding = archive ? add_archive(request) : add_file(request);
   const model::PathInfo info = co_await std::move(adding);
+  model::StorePaths added{info.path};
+  co_await admit(std::move(added));
   if (frames_) {
     conclude(worker::PathInfoReply{info});
   } else { // Clients that frame nothing (before 1.25) are told the path alone.
@@ -302,6 +329,8 @@ aio::Task<void> WorkerState::perform(worker::AddTextToStore& request) {
     return store_file(parts_, account_, spool, std::move(wanted));
   };
   const auto info = co_await parts_.pool.run(std::move(work));
+  model::StorePaths added{info.path};
+  co_await admit(std::move(added));
   conclude(worker::PathReply{info.path});
 }
 

@@ -86,7 +86,11 @@ aio::Task<bool> WorkerState::greet() {
         peer_ = *reader_.peer();
         caller_.self_references = self_references_of(peer_);
         // Whoever may use an account is trusted with all of it; other accounts are out of reach.
-        worker::write_welcome(reply_, peer_, kDaemonVersion, worker::Trust::Trusted);
+        worker::write_welcome(reply_,
+                              peer_,
+                              kDaemonVersion,
+                              caller_.inside == nullptr ? worker::Trust::Trusted
+                                                        : worker::Trust::NotTrusted);
         say(worker::Last{});
         break;
       }
@@ -152,7 +156,7 @@ aio::Task<void> WorkerState::serve(worker::Request request) {
     if (is_question(request)) {
       const auto reply = co_await find_answer(request);
       conclude(reply);
-    } else {
+    } else if (caller_.inside == nullptr || !settle_inside(request)) {
       auto dispatch = [this]<class T>(T& wanted) -> aio::Task<void> {
         if constexpr (requires { perform(wanted); }) {
           return perform(wanted);
@@ -270,7 +274,9 @@ aio::Task<int> run_worker_session(const SessionParts& parts,
   co_await state->say_last_words(*failure);
   const std::string line = "error: " + *failure + "\n";
   try {
-    co_await err->write_all(bytes_of(line), std::chrono::seconds(2));
+    if (err) {
+      co_await err->write_all(bytes_of(line), std::chrono::seconds(2));
+    }
   } catch (const Error&) {
     // As above.
   }

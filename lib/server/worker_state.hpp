@@ -12,6 +12,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -104,6 +105,18 @@ private:
   aio::Task<std::vector<TargetResult>> build(std::vector<protocol::DerivedPath> targets,
                                              protocol::worker::BuildMode mode);
   static bool is_check(protocol::worker::BuildMode mode);
+
+  // worker_inside.cpp: what differs for a client of a builder's.
+  /// The reply, where it is not the one that everybody else gets; narrows the question otherwise.
+  [[nodiscard]] std::optional<protocol::worker::Reply>
+  answer_inside(protocol::worker::Request& question) const;
+  /// True: the request has had its answer. Throws for what is not offered there.
+  [[nodiscard]] bool settle_inside(const protocol::worker::Request& request);
+  void expect_allowed(std::span<const model::StorePath> paths) const;
+  [[nodiscard]] bool allows(const model::StorePath& path) const;
+  /// Lets paths that have been added or built into the builder's machine; nothing happens for
+  /// others.
+  aio::Task<void> admit(model::StorePaths paths);
 
   // worker_upkeep.cpp
   aio::Task<void> perform(protocol::worker::AddTempRoot& request);

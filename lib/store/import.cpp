@@ -322,10 +322,11 @@ model::PathInfo Import::seal_as(ImportRequest request) {
 
 model::PathInfo Import::seal_as_source(std::string_view name,
                                        const model::StorePaths& references,
-                                       const std::optional<Hash>& digest) {
+                                       const std::optional<model::ContentAddress>& made) {
   state_->reader->expect_finished();
-  const model::ContentAddress address{model::ContentAddressMethod::NixArchive,
-                                      digest ? *digest : state_->recording->nar_hash()};
+  const model::ContentAddress plain{model::ContentAddressMethod::NixArchive,
+                                    state_->recording->nar_hash()};
+  const auto& address = made ? *made : plain;
   const auto path =
       model::make_content_addressed_path(state_->store.dir, name, address, references, false);
   auto info = seal_as({.path = path,

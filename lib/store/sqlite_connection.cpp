@@ -90,6 +90,16 @@ std::int64_t Connection::changes() const noexcept {
   return sqlite3_changes64(db_);
 }
 
+std::string Connection::image() const {
+  sqlite3_int64 size = 0;
+  const std::unique_ptr<unsigned char, decltype(&sqlite3_free)> bytes(
+      sqlite3_serialize(db_, "main", &size, 0), &sqlite3_free);
+  if (!bytes) {
+    fail(SQLITE_NOMEM);
+  }
+  return std::string(reinterpret_cast<const char*>(bytes.get()), static_cast<std::size_t>(size));
+}
+
 sqlite3_stmt* Connection::statement(const char* sql) {
   auto& cached = statements_[sql];
   if (!cached) {

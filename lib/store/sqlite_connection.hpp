@@ -30,6 +30,8 @@ public:
   [[nodiscard]] bool idle() const noexcept;
   [[nodiscard]] std::int64_t last_row() const noexcept;
   [[nodiscard]] std::int64_t changes() const noexcept;
+  /// The bytes that a file of the database has.
+  [[nodiscard]] std::string image() const;
 
   /// The statement of that text, prepared once. `sql` is a literal: its address is the key.
   [[nodiscard]] sqlite3_stmt* statement(const char* sql);

@@ -68,6 +68,32 @@ def loose_program(scratch, name):
     return folder
 
 
+def loose_nix(scratch, version):
+    """The same for a Nix under its names for the store: what a builder calls that talks to one."""
+    folder = Path(scratch) / f"loose-nix-{version}"
+    if not folder.exists():
+        nix = prepare(f"nix-{version}")
+        binary = nix / "bin/nix"
+        (folder / "bin").mkdir(parents=True)
+        if (nix / "lib").is_dir():
+            shutil.copytree(nix / "lib", folder / "lib")
+        else:
+            (folder / "lib").mkdir()
+            listed = subprocess.run(["ldd", binary], check=True, stdout=subprocess.PIPE, text=True).stdout
+            for word in listed.split():
+                if word.startswith("/"):
+                    shutil.copy(word, folder / "lib")
+        shutil.copy(binary, folder / "lib/nix")
+        for name in ("nix", "nix-build", "nix-store", "nix-instantiate"):
+            wrapper = folder / "bin" / name
+            wrapper.write_text(
+                '#!/bin/sh\nhere="${0%/*}/../lib"\n'
+                f'exec "$here"/ld-linux-*.so.* --argv0 {name} --library-path "$here" "$here/nix" "$@"\n'
+            )
+            wrapper.chmod(0o755)
+    return folder
+
+
 class Client:
     """One Nix of one version with a store, a configuration and a home of its own."""
 

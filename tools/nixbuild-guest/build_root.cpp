@@ -13,6 +13,8 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <string_view>
+#include <utility>
 
 namespace nixbuild::guest {
 
@@ -145,6 +147,21 @@ void mount_store(const std::string& store, const sandbox::GuestJob& job) {
            "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work);
 }
 
+/// The database belongs to the builder, with the folders that Nix's tools make files in.
+void make_database(const std::string& root, const sandbox::GuestJob& job) {
+  const auto state = root + job.store_dir.substr(0, job.store_dir.find_last_of('/')) + "/var";
+  for (const auto* folder : {"", "/nix", "/nix/db"}) {
+    make_folder(state + folder, 0755, job.uid, job.gid);
+  }
+  for (const auto& [name, contents] :
+       {std::pair<const char*, std::string_view>("db.sqlite", job.input_database),
+        std::pair<const char*, std::string_view>("schema", "10")}) {
+    const auto path = state + "/nix/db/" + name;
+    write_file(path, contents, 0644);
+    system_call(kCode, path, [&] { return ::chown(path.c_str(), job.uid, job.gid); });
+  }
+}
+
 } // namespace
 
 std::string store_in(const std::string& root, const sandbox::GuestJob& job) {
@@ -169,6 +186,9 @@ std::string make_build_root(const sandbox::GuestJob& job, int initramfs) {
     system_call(kCode, path, [&] { return ::chown(path.c_str(), job.uid, job.gid); });
   }
   mount_store(store_in(root, job), job);
+  if (!job.input_database.empty()) {
+    make_database(root, job);
+  }
   return root;
 }
 

@@ -8,6 +8,7 @@
 #include "machine.hpp"
 #include "network.hpp"
 #include "outputs.hpp"
+#include "store_socket.hpp"
 #include "supervise.hpp"
 #include "terminal.hpp"
 
@@ -108,7 +109,12 @@ void work(int initramfs, HostLink& host) {
     }
     root = make_build_root(job, initramfs);
     const auto mounted = time_since_boot() - start;
+    std::optional<StoreSocket> store;
+    if (job.store_socket) {
+      store.emplace(job, root);
+    }
     exited.exit = run_builder(job, root, initramfs, log.get(), host);
+    store.reset();
     exited.exit.mount_time = mounted;
     exited.exit.outputs = output_states(job, store_in(root, job));
   }

@@ -5,6 +5,7 @@
 #include <nixbuild/base/api.hpp>
 #include <nixbuild/base/clock.hpp>
 #include <nixbuild/base/log.hpp>
+#include <nixbuild/build/builder_store.hpp>
 #include <nixbuild/build/kept_machines.hpp>
 #include <nixbuild/build/lease_desk.hpp>
 #include <nixbuild/build/log_feed.hpp>
@@ -25,6 +26,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
 namespace nixbuild::build {
 
@@ -55,6 +57,9 @@ struct BuildRequest {
   /// the log, and the build fails as NotDeterministic. Outputs that are not valid are an error.
   bool check = false;
   store::SessionSpans session{}; ///< what the asker's session did before, for the record
+  /// Derivations whose builders wait for this build, the outermost first (BuilderStore); empty:
+  /// whoever waits holds no machine.
+  std::vector<model::StorePath> waiting{};
 };
 
 /// What the machine of a fixed-output build is given beside its inputs. Source: protocol facts 5.2.
@@ -107,6 +112,11 @@ public:
 
   [[nodiscard]] bool left_running() const noexcept { return left_running_.load(); }
 
+  /// A builder that holds a machine waits for this build: it may not wait for that machine.
+  void hurry() noexcept { hurried_.store(true); }
+
+  [[nodiscard]] bool hurried() const noexcept { return hurried_.load(); }
+
   /// Somebody who takes part does not share results with other accounts.
   void keep_private() noexcept { private_.store(true); }
 
@@ -116,6 +126,7 @@ private:
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> left_running_{false};
   std::atomic<bool> private_{false};
+  std::atomic<bool> hurried_{false};
 };
 
 /// Runs builds on this machine: resolves inputs, composes their disk, has the sandbox run the
@@ -134,6 +145,9 @@ public:
     /// Told of each record that has ended, once, on the strand of the build. Must not throw.
     std::function<void(const store::BuildRecord&)> on_end = nullptr;
     KeptMachines* kept = nullptr; ///< absent: no machine is kept
+    /// Told of each conversation that a builder opens with a store, on the strand of the build.
+    /// Absent: builders that ask for `recursive-nix` have nothing to talk to. Must not throw.
+    std::function<void(BuilderConversation)> converse = nullptr;
   };
 
   /// The parts outlive the builder.

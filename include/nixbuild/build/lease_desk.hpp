@@ -70,10 +70,17 @@ public:
   /// Queues the build and waits until it is granted a piece of a machine. Errors: the scheduler's
   /// refusal as Unsupported with its code, and `build.cancelled` once `give_up` (asked about once
   /// a second) says so. The build has then left the queue.
-  aio::Task<ComputeLease> acquire(scheduler::BuildRequest request, std::function<bool()> give_up);
+  ///
+  /// `insist`, asked as often once the build has waited: somebody waits for it who holds a piece of
+  /// a machine, and would wait for ever if there is no other. Such a build is granted its usual
+  /// size whatever is free, but no more of them than builds with the feature `recursive-nix` run.
+  aio::Task<ComputeLease> acquire(scheduler::BuildRequest request,
+                                  std::function<bool()> give_up,
+                                  std::function<bool()> insist = nullptr);
   /// Waits for the next piece after `ComputeLease::finish` said that there will be one. Errors as
   /// `acquire`.
-  aio::Task<void> again(ComputeLease& lease, std::function<bool()> give_up);
+  aio::Task<void>
+  again(ComputeLease& lease, std::function<bool()> give_up, std::function<bool()> insist = nullptr);
   /// Counts a machine that runs already (`request.running` is set). It is granted whatever is free.
   [[nodiscard]] ComputeLease adopt(scheduler::BuildRequest request);
 
@@ -95,6 +102,8 @@ public:
   [[nodiscard]] MonotonicTime now() const;
 
 private:
+  void take_over(ComputeLease& lease);
+
   std::shared_ptr<LeaseDeskState> state_;
 };
 

@@ -25,6 +25,10 @@ struct BuildPolicy {
   unsigned max_restarts = 2; ///< how often a machine that was lost is replaced
   /// The machine of a builder that has failed waits for somebody who looks around in it.
   bool keep_failed = false;
+  /// The machine has a Nix database of the build's inputs.
+  bool input_database = false;
+  /// A build that has succeeded is built once more when there is room, and compared.
+  bool build_twice = false;
   /// How far memory may grow after a machine has run out of it; 0: as far as the builder goes.
   std::uint64_t max_memory_bytes = 0;
 

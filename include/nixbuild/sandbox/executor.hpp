@@ -49,7 +49,15 @@ struct BuilderExited {
   GuestExit exit;
 };
 
-using ExecutionEvent = std::variant<LogChunk, PhaseBegan, BuilderExited>;
+/// A stream of the machine of a job with a store socket. Channel 0 comes first, and is for
+/// admissions (admission.hpp); each other one is a client of the builder's that says hello in Nix's
+/// worker protocol. Closing the socket ends it.
+struct StoreConversation {
+  unsigned channel = 0;
+  UniqueFd socket;
+};
+
+using ExecutionEvent = std::variant<LogChunk, PhaseBegan, BuilderExited, StoreConversation>;
 
 /// What the machine of a build took from its host, all processes of the emulator together.
 struct MachineUsage {

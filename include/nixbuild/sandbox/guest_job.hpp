@@ -16,6 +16,9 @@ inline constexpr const char* kGuestGateway = "10.0.2.2";
 /// Name server that the guest is told; the helper forwards to the host's.
 inline constexpr const char* kGuestNameServer = "10.0.2.3";
 
+/// Name of the store socket in the build directory.
+inline constexpr const char* kStoreSocket = ".nix-socket";
+
 /// A file that is put into the build directory, mode 0644.
 struct GuestFile {
   std::string name; ///< one path component
@@ -53,6 +56,12 @@ struct GuestJob {
   std::string services;    ///< contents of /etc/services; empty: no such file
   /// Contents of /etc/ssl/certs/ca-certificates.crt; empty: no such file.
   std::string certificates;
+  /// Contents of /nix/var/nix/db/db.sqlite (beside `store_dir`), given to the builder with the
+  /// folders around it; empty: no such folder.
+  std::string input_database;
+  /// The builder finds a Nix daemon's socket at kStoreSocket in its build directory, whose
+  /// conversations go to the host (executor.hpp, StoreConversation).
+  bool store_socket = false;
   bool probe_only = false; ///< answer and power off: used to measure a boot
 
   bool operator==(const GuestJob&) const = default;

@@ -14,8 +14,9 @@
 #include <variant>
 #include <vector>
 
-/// What the host and the guest say to each other over three virtio ports. No I/O: bytes in,
-/// messages out. The host believes nothing: every length, count, order and index is checked.
+/// What the host and the guest say to each other over three virtio ports, and a fourth one for a
+/// builder with a store socket (channels.hpp, admission.hpp). No I/O: bytes in, messages out. The
+/// host believes nothing: every length, count, order and index is checked.
 ///
 /// Port `nixbuild.ctl`, both ways, all integers little-endian:
 ///
@@ -44,7 +45,7 @@
 /// is typed into it, and it ends with the shell.
 namespace nixbuild::sandbox::guest {
 
-inline constexpr std::uint32_t kProtocolVersion = 4;
+inline constexpr std::uint32_t kProtocolVersion = 5;
 inline constexpr std::size_t kHeaderBytes = 8;
 /// Largest payload that the host takes from a guest.
 inline constexpr std::size_t kMaxGuestPayload = 64 * kKiB;

@@ -20,6 +20,7 @@ enum class Accelerator : std::uint8_t { Kvm, Tcg };
 inline constexpr std::string_view kControlPort = "nixbuild.ctl";
 inline constexpr std::string_view kLogPort = "nixbuild.log";
 inline constexpr std::string_view kOutputPort = "nixbuild.out";
+inline constexpr std::string_view kStorePort = "nixbuild.nix"; ///< only with a store socket
 /// Serial number of the input disk.
 inline constexpr std::string_view kInputsSerial = "inputs";
 
@@ -33,6 +34,7 @@ struct QemuDescriptors {
   int log = -1;
   int output = -1;
   std::optional<int> network{}; ///< connected to the network helper
+  std::optional<int> store{};   ///< for a machine with a store socket
 };
 
 struct QemuMachine {

@@ -15,11 +15,11 @@
 ///
 /// Frame: u32 payload length | u8 type | payload, little endian. Texts: u32 length | bytes.
 /// Descriptors travel beside the bytes (SCM_RIGHTS) and are taken in order by the messages that
-/// name them: Start takes the kernel and the initramfs, Extents one each.
+/// name them: Start takes the kernel and the initramfs, Extents and Conversation one each.
 ///
 ///     daemon                      runner
 ///     Start, Extents…, Attach  →
-///                              ←  Accepted, Phase | Log …, Exited
+///                              ←  Accepted, Phase | Log | Conversation …, Exited
 ///     Output{index}            →
 ///                              ←  OutputData…, OutputEnd | OutputFailed      (any number of times)
 ///     Input{bytes, size}       →                     while the output behind the last one is open
@@ -31,7 +31,7 @@
 /// on what an earlier connection had seen. Failed may come at any time and is the last word.
 namespace nixbuild::sandbox::runner {
 
-inline constexpr std::uint32_t kVersion = 5;
+inline constexpr std::uint32_t kVersion = 6;
 inline constexpr std::size_t kHeaderBytes = 5;
 /// A job holds a whole environment; everything else stays far below.
 inline constexpr std::size_t kMaxPayload = 80 * kMiB;
@@ -127,6 +127,13 @@ struct Exited {
   bool operator==(const Exited&) const = default;
 };
 
+/// A stream of the machine's store port, with the socket that carries it from now on: channel 0
+/// once, the others as the builder opens them. Nobody is told again of those of an earlier daemon.
+struct Conversation {
+  std::uint32_t channel = 0;
+  bool operator==(const Conversation&) const = default;
+};
+
 struct OutputData {
   std::string bytes; ///< at most kMaxData
   bool operator==(const OutputData&) const = default;
@@ -169,7 +176,8 @@ using Message = std::variant<Start,
                              OutputFailed,
                              Failed,
                              Down,
-                             Input>;
+                             Input,
+                             Conversation>;
 
 /// One whole frame. Errors: `sandbox.runner-protocol` (a part exceeds its limit).
 [[nodiscard]] NIXBUILD_API std::string encode(const Message& message);

@@ -37,8 +37,9 @@ NIXBUILD_API void archive_tree(int parent,
                                const ArchiveOptions& options);
 
 /// Creates a tree from events: `name` below the directory `parent`. Nothing that exists is opened,
-/// followed or replaced. Files get mode 0444 or 0555, directories 0755 while being filled and 0555
-/// afterwards when `read_only`; else the umask decides (0666, 0777). Partial trees are left to the
+/// followed or replaced. With `read_only` as in a store: files get mode 0444 or 0555, directories
+/// 0755 while being filled and 0555 afterwards, all of them the modification time 1; else the umask
+/// decides (0666, 0777), and the clock. Partial trees are left to the
 /// caller. Errors: `unpack.exists`, `unpack.write` (system errors), `unpack.events` (events out of
 /// order). Not thread safe.
 class NIXBUILD_API TreeUnpacker final : public nar::EventSink {

@@ -60,6 +60,10 @@ public:
   /// Seconds since 1970.
   [[nodiscard]] std::int64_t now() const { return unix_seconds(clock_.wall()); }
 
+  /// What holds for an account whoever comes: no key, no SSH environment. Errors as
+  /// SessionSettings::resolve.
+  [[nodiscard]] SessionSettings settings_of(store::AccountId account) const;
+
   [[nodiscard]] const std::map<std::string, std::string>& system_settings() const noexcept {
     return settings_.system;
   }

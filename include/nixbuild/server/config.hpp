@@ -31,7 +31,7 @@ struct Config {
   unsigned kept_machines = 1;
   std::chrono::minutes kept_time{30};
   std::set<std::string> platforms; ///< empty: what the machine runs
-  std::set<std::string> features = {"benchmark", "big-parallel"};
+  std::set<std::string> features = {"benchmark", "big-parallel", "recursive-nix"};
   /// Memory that a build's machine may grow to after it ran out; 0: as much as `memory_bytes`.
   std::uint64_t max_build_memory_bytes = 0;
   // [sandbox]

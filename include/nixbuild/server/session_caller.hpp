@@ -24,6 +24,8 @@ struct SessionCaller {
   std::string key;   ///< number of the SSH key; empty: none
   SessionSettings settings = SessionSettings::resolve({}, {});
   model::SelfReferences self_references = model::SelfReferences::WithOffsets; ///< of its Nix
+  /// The caller is a client of a builder's: it sees and changes this store alone. Absent: no.
+  std::shared_ptr<build::BuilderStore> inside;
   std::shared_ptr<SessionTimes> times; ///< of the session; absent: builds' records have none
 
   /// Errors (Denied): `session.read-only`, and `permission.missing` naming the permission. `what`
@@ -32,7 +34,8 @@ struct SessionCaller {
 
   /// What the builder is told of a build that this session asks for: limits, policy and placement
   /// from the settings in force. Errors `settings.value`, `settings.tag` when the derivation's
-  /// attributes are none.
+  /// attributes are none; `build.recursive` (Reject) when a builder asks for the build that it is a
+  /// part of, or builders wait for each other too deeply.
   [[nodiscard]] NIXBUILD_API build::BuildRequest order(const model::StorePath& path,
                                                        model::BasicDerivation derivation,
                                                        const model::BuildOptions& options) const;

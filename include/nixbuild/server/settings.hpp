@@ -77,6 +77,8 @@ enum class SettingId : std::uint8_t {
   ReuseBuildFailures,
   ReuseBuildTimeouts,
   KeepFailed,
+  BuildTwice,
+  InputDatabase,
   ShareResults,
   Priority,
   Interactive,
@@ -93,7 +95,7 @@ enum class SettingId : std::uint8_t {
   MaxStoreBytes,
 };
 
-inline constexpr std::size_t kSettingCount = 28;
+inline constexpr std::size_t kSettingCount = 30;
 
 struct SettingSpec {
   SettingId id = SettingId::MaxCpu;
@@ -209,6 +211,8 @@ struct BuildSettings {
   bool reuse_failures = false;
   bool reuse_timeouts = false;
   bool keep_failed = false;
+  bool build_twice = false;
+  bool input_database = false;
   bool share_results = false; ///< across accounts, for equal derivations with equal inputs
   int priority = 0;           ///< greater is sooner, among the builds of the account
   bool interactive = false;

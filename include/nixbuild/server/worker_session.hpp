@@ -12,8 +12,8 @@ namespace nixbuild::server {
 /// One client speaking the worker protocol (`ssh-ng://`), from its hello to the end of its input.
 /// Failures of single operations are answered in the protocol and the session goes on; a breach of
 /// the protocol is answered, too, and ends it. Returns the exit status: 0 after a proper end, 1
-/// after an error, which has then also been said on `err`. Runs on the strand it is started on.
-/// Source: protocol facts 3.
+/// after an error, which has then also been said on `err` (null: nobody reads that). Runs on the
+/// strand it is started on. Source: protocol facts 3.
 NIXBUILD_API aio::Task<int> run_worker_session(const SessionParts& parts,
                                                SessionLimits limits,
                                                SessionCaller caller,

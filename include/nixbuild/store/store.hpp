@@ -70,12 +70,13 @@ public:
   /// what `request` announces is checked now. `request.scan_for` must be empty.
   [[nodiscard]] model::PathInfo seal_as(ImportRequest request);
   /// The same as the content-addressed path of that name that its archive makes (a source, without
-  /// a reference to itself). `digest` is what the caller made of the whole archive by another
-  /// algorithm than SHA-256. Errors: `nar.truncated`, `store-path.name`,
+  /// a reference to itself). `made` is what the caller made of the whole archive, where its
+  /// SHA-256 is not what is asked for. Errors: `nar.truncated`, `store-path.name`,
   /// `content-address.references`.
-  [[nodiscard]] model::PathInfo seal_as_source(std::string_view name,
-                                               const model::StorePaths& references,
-                                               const std::optional<Hash>& digest = {});
+  [[nodiscard]] model::PathInfo
+  seal_as_source(std::string_view name,
+                 const model::StorePaths& references,
+                 const std::optional<model::ContentAddress>& made = {});
   /// What the scan for `scan_for` has found in the bytes so far, sorted.
   [[nodiscard]] model::StorePaths found_references() const;
   /// Ends an import whose name was only a place holder: contents and what the scan has found make

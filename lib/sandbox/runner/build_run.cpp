@@ -84,6 +84,9 @@ void BuildRun::turn() {
   const auto log = watch.add(machine_ && wants_log() ? machine_->log.get() : -1, POLLIN);
   const auto output = watch.add(machine_ && wants_output() ? machine_->output.get() : -1, POLLIN);
   const auto process = watch.add(machine_ ? machine_->process.pidfd() : -1, POLLIN);
+  if (store_) {
+    store_->watch(watch.entries);
+  }
   if (::poll(watch.entries.data(), watch.entries.size(), wait_milliseconds()) < 0 &&
       errno != EINTR) {
     throw_system_error("sandbox.lost", "poll");
@@ -102,6 +105,9 @@ void BuildRun::turn() {
   }
   if (watch.ready(output)) {
     read_output();
+  }
+  if (store_) {
+    serve_store();
   }
   if (guest_ && !failure_) {
     take_guest_events();
@@ -235,7 +241,11 @@ void BuildRun::launch() {
     job.resolv_conf = fmt::format("nameserver {}\n", kGuestNameServer);
   }
   guest_.emplace(job);
-  machine_.emplace(*start_, kernel_, initramfs_, mapper_->finish(), job.network);
+  machine_.emplace(*start_,
+                   kernel_,
+                   initramfs_,
+                   mapper_->finish(),
+                   MachineExtras{job.network, job.store_socket});
   mapper_.reset();
   kernel_.reset();
   initramfs_.reset();
@@ -246,6 +256,42 @@ void BuildRun::launch() {
   accepted.emulator_pid = static_cast<std::uint32_t>(machine_->process.pid());
   accepted.jail_shortfall = machine_->process.report().shortfall;
   client_->queue(accepted);
+  if (machine_->store) {
+    store_.emplace(std::move(machine_->store), Channels::Side::Host);
+    if (const auto channel = store_->open()) {
+      hand_over(*channel);
+    }
+  }
+}
+
+/// Moves what the builder and a store say to each other. A port that is gone, or on which the guest
+/// says what it may not, ends all of it; the build goes on.
+void BuildRun::serve_store() {
+  bool alive = false;
+  try {
+    alive = store_->move();
+    while (const auto channel = store_->next_opened()) {
+      hand_over(*channel);
+    }
+  } catch (const Error& error) {
+    const auto line = fmt::format("{}: {}\n", error.code(), error.message());
+    [[maybe_unused]] const auto put = ::write(STDERR_FILENO, line.data(), line.size());
+    alive = false;
+  }
+  if (!alive) {
+    store_.reset();
+  }
+}
+
+/// Gives the daemon its end of a stream; without one there is no store to talk to.
+void BuildRun::hand_over(unsigned channel) {
+  if (!client_ || client_->leaving() >= Channels::kMost) {
+    store_->refuse(channel);
+    return;
+  }
+  auto [here, there] = socket_pair();
+  store_->join(channel, std::move(here));
+  client_->queue(Conversation{channel}, std::move(there));
 }
 
 void BuildRun::read_control() {

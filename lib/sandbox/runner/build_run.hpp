@@ -1,5 +1,6 @@
 #pragma once
 
+#include "sandbox/channel_sockets.hpp"
 #include "sandbox/runner/client.hpp"
 #include "sandbox/runner/log_spool.hpp"
 #include "sandbox/runner/machine.hpp"
@@ -55,6 +56,8 @@ private:
   void read_control();
   void read_log();
   void read_output();
+  void serve_store();
+  void hand_over(unsigned channel);
   void take_guest_events();
   void guest_exited(const GuestExit& exit);
   void output_ended(const GuestOutputEnd& end);
@@ -87,7 +90,8 @@ private:
   std::vector<PhaseMark> phases_;
   std::optional<Machine> machine_;
   std::optional<GuestSession> guest_;
-  std::string to_guest_; ///< control bytes that have not been written yet
+  std::optional<ChannelSockets> store_; ///< of a machine with a store socket
+  std::string to_guest_;                ///< control bytes that have not been written yet
   std::optional<Failed> failure_;
   std::optional<Down> down_;
 

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
@@ -81,15 +82,51 @@ void Client::queue(const Message& message) {
     queue_.erase(0, sent_);
     sent_ = 0;
   }
-  queue_ += encode(message);
+  const auto frame = encode(message);
+  queue_ += frame;
+  queued_bytes_ += frame.size();
+}
+
+void Client::queue(const Message& message, UniqueFd descriptor) {
+  leaving_.emplace_back(queued_bytes_, std::move(descriptor));
+  queue(message);
+}
+
+/// One call of sendmsg: up to the next descriptor, or with it.
+ssize_t Client::send_some() {
+  iovec piece{queue_.data() + sent_, queue_.size() - sent_};
+  alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof(int))> control{};
+  msghdr message{};
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  const bool beside = !leaving_.empty() && leaving_.front().first == sent_bytes_;
+  if (beside) {
+    message.msg_control = control.data();
+    message.msg_controllen = control.size();
+    auto* header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET;
+    header->cmsg_type = SCM_RIGHTS;
+    header->cmsg_len = CMSG_LEN(sizeof(int));
+    const int fd = leaving_.front().second.get();
+    std::memcpy(CMSG_DATA(header), &fd, sizeof fd);
+  }
+  const std::size_t next = beside ? 1 : 0;
+  if (leaving_.size() > next) {
+    piece.iov_len = std::min<std::size_t>(piece.iov_len, leaving_[next].first - sent_bytes_);
+  }
+  const auto sent = ::sendmsg(socket_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+  if (sent > 0 && beside) {
+    leaving_.pop_front();
+  }
+  return sent;
 }
 
 void Client::flush() {
   while (has_output() && !closed_) {
-    const auto sent = ::send(
-        socket_.get(), queue_.data() + sent_, queue_.size() - sent_, MSG_NOSIGNAL | MSG_DONTWAIT);
+    const auto sent = send_some();
     if (sent > 0) {
       sent_ += static_cast<std::size_t>(sent);
+      sent_bytes_ += static_cast<std::uint64_t>(sent);
     } else if (errno == EAGAIN) {
       return;
     } else if (errno != EINTR) {

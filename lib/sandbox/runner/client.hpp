@@ -4,10 +4,14 @@
 #include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/sandbox/runner_protocol.hpp>
 
+#include <sys/types.h>
+
 #include <cstddef>
+#include <cstdint>
 #include <deque>
 #include <optional>
 #include <string>
+#include <utility>
 
 namespace nixbuild::sandbox::runner {
 
@@ -36,6 +40,12 @@ public:
   /// The next descriptor that came; error `sandbox.runner-protocol` when there is none.
   [[nodiscard]] UniqueFd take_descriptor();
   void queue(const Message& message);
+  /// The same with a descriptor beside it.
+  void queue(const Message& message, UniqueFd descriptor);
+
+  /// Descriptors that have not been sent yet.
+  [[nodiscard]] std::size_t leaving() const noexcept { return leaving_.size(); }
+
   /// Writes what fits.
   void flush();
 
@@ -47,11 +57,17 @@ public:
   bool failure_told = false;
 
 private:
+  ssize_t send_some();
+
   UniqueFd socket_;
   Decoder decoder_;
   std::deque<UniqueFd> descriptors_;
   std::string queue_;
   std::size_t sent_ = 0;
+  /// Descriptors on their way out, each beside the byte of that number.
+  std::deque<std::pair<std::uint64_t, UniqueFd>> leaving_;
+  std::uint64_t queued_bytes_ = 0; ///< of all time
+  std::uint64_t sent_bytes_ = 0;
   bool closed_ = false;
 };
 

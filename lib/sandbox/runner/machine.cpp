@@ -91,7 +91,7 @@ Machine::Machine(const Start& start,
                  const UniqueFd& kernel,
                  const UniqueFd& initramfs,
                  MappedDisk disk,
-                 bool network) {
+                 MachineExtras wants) {
   std::vector<VmdkExtent> lines;
   QemuDescriptors fds;
   for (std::size_t i = 0; i < disk.extents.size(); ++i) {
@@ -109,6 +109,11 @@ Machine::Machine(const Start& start,
   fds.control = control_there.get();
   fds.log = log_there.get();
   fds.output = output_there.get();
+  std::pair<UniqueFd, UniqueFd> store_port;
+  if (wants.store) {
+    store_port = make_port();
+    fds.store = store_port.second.get();
+  }
 
   QemuMachine machine;
   machine.binary = start.qemu;
@@ -122,7 +127,7 @@ Machine::Machine(const Start& start,
     slot_.emplace(start.slot_directory, start.uid_base, start.uid_count);
     settings.uid = slot_->uid();
   }
-  if (network && !start.network_helper.empty()) {
+  if (wants.network && !start.network_helper.empty()) {
     // The helpers' uids lie behind those of the emulators.
     network_.emplace(
         start.network_helper, slot_ ? slot_->uid() + start.uid_count : 0, egress_rules(start));
@@ -139,6 +144,7 @@ Machine::Machine(const Start& start,
   control = std::move(control_end);
   log = std::move(log_end);
   output = std::move(output_end);
+  store = std::move(store_port.first);
 }
 
 std::string Machine::last_words() {

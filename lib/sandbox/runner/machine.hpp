@@ -26,24 +26,31 @@ private:
   uid_t uid_ = 0;
 };
 
+/// What not every machine has.
+struct MachineExtras {
+  bool network = false;
+  bool store = false;
+};
+
 /// The emulator with this side's ends of its ports.
 class Machine {
   std::optional<UidSlot> slot_; // first: given back only after the processes are gone
   std::optional<NetworkHelper> network_;
 
 public:
-  /// Starts it, with a network device where `network` is set and there is a helper for it; the
-  /// working directory is the run folder. Errors: `sandbox.spawn`,
-  /// `sandbox.machine`, `sandbox.disk`.
+  /// Starts it, with a network device where `wants.network` is set and there is a helper for it,
+  /// and a store port where `wants.store` is; the working directory is the run folder. Errors:
+  /// `sandbox.spawn`, `sandbox.machine`, `sandbox.disk`.
   Machine(const Start& start,
           const UniqueFd& kernel,
           const UniqueFd& initramfs,
           MappedDisk disk,
-          bool network);
+          MachineExtras wants);
 
   UniqueFd control;
   UniqueFd log;
   UniqueFd output;
+  UniqueFd store; ///< only for a job with a store socket
   JailedProcess process;
 
   /// The end of what the emulator said on its standard error, for messages.
