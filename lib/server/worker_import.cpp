@@ -334,12 +334,58 @@ aio::Task<void> WorkerState::perform(worker::AddTextToStore& request) {
   conclude(worker::PathReply{info.path});
 }
 
+namespace {
+
+/// Hands bytes on and digests them.
+class DigestedSource final : public ByteSource {
+public:
+  explicit DigestedSource(ByteSource& source) : source_(source) {}
+
+  aio::Task<std::size_t> take(MutableBytes buffer) override {
+    const std::size_t count = co_await source_.take(buffer);
+    hasher_.update(ByteView(buffer).first(count));
+    co_return count;
+  }
+
+  [[nodiscard]] Hash finish() { return hasher_.finish(); }
+
+private:
+  ByteSource& source_;
+  Hasher hasher_{HashAlgorithm::Sha256};
+};
+
+} // namespace
+
+/// A path from a builder's client. Whoever only knows the name of a path that is there already gets
+/// nothing for it: the contents have to come, and to be those.
+aio::Task<void> WorkerState::receive_inside(model::PathInfo info) {
+  const auto path = info.path;
+  // What a builder says of it beyond its contents is nobody's knowledge.
+  info.deriver.reset();
+  info.signatures.clear();
+  info.ultimate = false;
+  DigestedSource source(*frames_);
+  co_await receive_path(parts_, account_, std::move(info), source);
+  const auto sent = source.finish();
+  auto look = [this, &path] {
+    return parts_.store.db().path_info(account_, path);
+  };
+  const auto stored = co_await parts_.pool.run(std::move(look));
+  if (!stored || stored->nar_hash != sent) {
+    fail_invalid(path);
+  }
+  model::StorePaths added{path};
+  co_await admit(std::move(added));
+}
+
 aio::Task<void> WorkerState::perform(worker::AddToStoreNar& request) {
   lease_.add(request.info.path);
   std::function<aio::Task<bool>()> more = [this] {
     return fill(limits_.stalled);
   };
-  if (frames_) {
+  if (caller_.inside != nullptr) {
+    co_await receive_inside(request.info);
+  } else if (frames_) {
     co_await receive_path(parts_, account_, request.info, *frames_);
   } else if (worker::payload_of(request, peer_) == worker::Payload::Pulled) {
     std::function<aio::Task<void>(std::uint64_t)> ask = [this](std::uint64_t most) {

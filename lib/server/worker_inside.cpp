@@ -133,8 +133,15 @@ bool WorkerState::settle_inside(const worker::Request& request) {
     } else if constexpr (std::is_same_v<T, worker::CollectGarbage>) {
       conclude(worker::GarbageReply{});
       return true;
-    } else if constexpr (is_any_of<T, worker::AddToStoreNar, worker::AddMultipleToStore>) {
-      keep_from_builders(operation, "what they add is named after its contents (nix-store --add)");
+    } else if constexpr (std::is_same_v<T, worker::AddToStoreNar>) {
+      if (asked.info.content_address.empty() || !frames_) {
+        keep_from_builders(operation, "what they add is named after its contents");
+      }
+      auto references = asked.info.references;
+      std::erase(references, asked.info.path);
+      expect_allowed(references);
+    } else if constexpr (std::is_same_v<T, worker::AddMultipleToStore>) {
+      keep_from_builders(operation, "paths are added one by one");
     } else if constexpr (!is_any_of<T, worker::SyncWithGC, worker::SetOptions>) {
       keep_from_builders(operation, "the store is not theirs");
     }

@@ -95,6 +95,7 @@ private:
   aio::Task<void> perform(protocol::worker::AddSignatures& request);
   aio::Task<void> perform(protocol::worker::RegisterDrvOutput& request);
   aio::Task<model::PathInfo> add_archive(protocol::worker::AddToStore& request);
+  aio::Task<void> receive_inside(model::PathInfo info);
   aio::Task<model::PathInfo> add_file(protocol::worker::AddToStore& request);
 
   // worker_build.cpp

@@ -49,10 +49,8 @@ ContentCheck::ContentCheck(const model::StoreDir& dir,
     break;
   }
   case Method::Git:
-    throw Error(Reaction::Unsupported,
-                "store.content-address",
-                fmt::format("path '{}': content addresses of method git are not offered",
-                            request.path.base_name()));
+    git_.emplace(address_->hash.algorithm());
+    break;
   }
 }
 
@@ -66,6 +64,9 @@ void ContentCheck::fail(std::string_view why) const {
 }
 
 bool ContentCheck::contents_match(const model::PathInfo& info) {
+  if (git_) {
+    return git_->finish() == address_->hash;
+  }
   if (flat_) {
     if (!root_is_file_) {
       fail("it is not a regular file");
@@ -120,6 +121,9 @@ void ContentCheck::regular(bool executable, std::uint64_t size) {
     root_is_file_ = true;
     root_is_executable_ = executable;
   }
+  if (git_) {
+    git_->regular(executable, size);
+  }
   next_.regular(executable, size);
 }
 
@@ -127,28 +131,46 @@ void ContentCheck::contents(ByteView bytes) {
   if (depth_ == 0 && flat_) {
     flat_->update(bytes);
   }
+  if (git_) {
+    git_->contents(bytes);
+  }
   next_.contents(bytes);
 }
 
 void ContentCheck::regular_end() {
+  if (git_) {
+    git_->regular_end();
+  }
   next_.regular_end();
 }
 
 void ContentCheck::symlink(std::string_view target) {
+  if (git_) {
+    git_->symlink(target);
+  }
   next_.symlink(target);
 }
 
 void ContentCheck::directory() {
   ++depth_;
+  if (git_) {
+    git_->directory();
+  }
   next_.directory();
 }
 
 void ContentCheck::entry(std::string_view name) {
+  if (git_) {
+    git_->entry(name);
+  }
   next_.entry(name);
 }
 
 void ContentCheck::directory_end() {
   --depth_;
+  if (git_) {
+    git_->directory_end();
+  }
   next_.directory_end();
 }
 

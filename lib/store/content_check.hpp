@@ -5,6 +5,7 @@
 #include <nixbuild/model/content_address.hpp>
 #include <nixbuild/model/path_info.hpp>
 #include <nixbuild/nar/event.hpp>
+#include <nixbuild/nar/git_digest.hpp>
 #include <nixbuild/store/store.hpp>
 
 #include <memory>
@@ -17,7 +18,7 @@ namespace nixbuild::store {
 class ContentCheck final : public nar::EventSink {
 public:
   /// `request` and `next` outlive the check. Error `store.content-address` for text that is no
-  /// content address or one that is not offered (git).
+  /// content address.
   ContentCheck(const model::StoreDir& dir, const ImportRequest& request, nar::EventSink& next);
 
   /// All bytes of the NAR, in any cut, beside the events.
@@ -50,6 +51,7 @@ private:
   nar::EventSink& next_;
   std::optional<model::ContentAddress> address_;
   std::optional<Hasher> flat_;           ///< of the root file's contents
+  std::optional<nar::GitDigest> git_;    ///< of the tree
   std::unique_ptr<MaskedDigest> masked_; ///< of the NAR without self references
   unsigned depth_ = 0;
   bool root_is_file_ = false;
