@@ -253,3 +253,76 @@ TEST_CASE("check: trees are compared node by node", "[build]") {
   CHECK(differences(before, only_file) == Lines{".: a file now, a folder before"});
   CHECK(differences(only_file, before) == Lines{".: a folder now, a file before"});
 }
+
+namespace {
+
+build::BuildRequest with_policy(build::BuildRequest request, bool twice) {
+  request.policy = build::BuildPolicy();
+  request.policy->build_twice = twice;
+  return request;
+}
+
+std::vector<store::BuildRecord> automatic_checks(World& world) {
+  std::vector<store::BuildRecord> found;
+  for (std::int64_t number = 1; number < 10; ++number) {
+    const auto record = world.db->build(world.alice, number);
+    if (record && record->tags.contains("check:automatic")) {
+      found.push_back(*record);
+    }
+  }
+  return found;
+}
+
+} // namespace
+
+TEST_CASE("check: by a setting every build is built once more, and nobody waits", "[build]") {
+  World world;
+  Daemon daemon(world, one_after_another({small("one"), small("two"), small("y"), small("y")}));
+  const auto request = with_policy(request_for(world.alice, "x"), true);
+  CHECK(daemon.complete(request)->result().status == BuildStatus::Built);
+  REQUIRE(eventually(
+      [&] { return daemon.builds.running() == 0 && daemon.executor.runs().size() == 2; }));
+  auto checks = automatic_checks(world);
+  REQUIRE(checks.size() == 1);
+  CHECK(checks[0].status == BuildStatus::NotDeterministic);
+  CHECK(world.log_of(checks[0].id).find("differs from byte") != std::string::npos);
+  // What is valid is neither built nor checked again.
+  CHECK(daemon.complete(request)->result().status == BuildStatus::AlreadyValid);
+  CHECK(daemon.complete(with_policy(request_for(world.alice, "y"), true))->result().status ==
+        BuildStatus::Built);
+  REQUIRE(eventually(
+      [&] { return daemon.builds.running() == 0 && daemon.executor.runs().size() == 4; }));
+  checks = automatic_checks(world);
+  REQUIRE(checks.size() == 2);
+  CHECK(checks[1].status == BuildStatus::Built);
+}
+
+TEST_CASE("check: a client has its build repeated", "[build]") {
+  World world;
+  Daemon daemon(
+      world,
+      one_after_another(
+          {small("a"), small("a"), small("a"), small("b"), small("c"), small("d"), small("e")}));
+  auto request = with_policy(request_for(world.alice, "x"), false);
+  request.options.repeats = 2;
+  request.options.enforce_determinism = true;
+  const auto same = daemon.complete(request)->result();
+  CHECK(same.status == BuildStatus::Built);
+  CHECK(same.times_built == 3);
+  CHECK_FALSE(same.non_deterministic);
+
+  request = with_policy(request_for(world.alice, "y"), false);
+  request.options.repeats = 5;
+  const auto other = daemon.complete(request)->result();
+  CHECK(other.status == BuildStatus::NotDeterministic);
+  CHECK(other.error.find("may not be deterministic") != std::string::npos);
+  CHECK(other.times_built == 1);
+
+  request = with_policy(request_for(world.alice, "z"), false);
+  request.options.repeats = 1;
+  request.options.enforce_determinism = false;
+  const auto told = daemon.complete(request)->result();
+  CHECK(told.status == BuildStatus::Built);
+  CHECK(told.non_deterministic);
+  CHECK(told.outputs.size() == 1);
+}

@@ -33,7 +33,7 @@ struct Office {
   TestClock clock;
   std::vector<scheduler::BuildRecord> learned;
   build::LeaseDesk desk{rules(),
-                        {{"local", 2, kGiB, {"x86_64-linux"}, {}}},
+                        {{"local", 2, kGiB, {"x86_64-linux"}, {"recursive-nix"}}},
                         clock,
                         [this](const scheduler::BuildRecord& record) {
                           learned.push_back(record);
@@ -113,6 +113,56 @@ TEST_CASE("lease desk: no more at once than fit, and everybody gets a turn", "[b
   io.run();
   CHECK(ended == 20);
   CHECK(most == 2);
+}
+
+namespace {
+
+/// Holds all there is for a build that talks to a store, while another one is asked for from
+/// inside.
+aio::Task<void> wait_from_inside(build::LeaseDesk& desk, bool talks, std::string& got) {
+  auto for_outer = one_cpu();
+  for_outer.bounds.min_cpus = 2;
+  for_outer.bounds.max_cpus = 2;
+  if (talks) {
+    for_outer.features = {"recursive-nix"};
+  }
+  auto outer = co_await desk.acquire(std::move(for_outer), kPatient);
+  auto tries = std::make_shared<int>(0);
+  std::function<bool()> soon = [tries] {
+    return ++*tries > 4;
+  };
+  std::function<bool()> insist = [] {
+    return true;
+  };
+  try {
+    auto for_inner = one_cpu();
+    auto inner = co_await desk.acquire(std::move(for_inner), soon, insist);
+    got = inner.why_size();
+    CHECK(inner.granted());
+    CHECK(desk.counts().running == 2);
+    // A second one would need a second builder that waits.
+    auto for_more = one_cpu();
+    *tries = 0;
+    auto more = co_await desk.acquire(std::move(for_more), soon, insist);
+    got = "two";
+  } catch (const Error& error) {
+    got += error.code();
+  }
+}
+
+} // namespace
+
+TEST_CASE("lease desk: a builder does not wait for its own place", "[build]") {
+  boost::asio::io_context io;
+  Office office;
+  office.desk.set_health("local", {});
+  std::string got;
+  test::run_task(io, wait_from_inside(office.desk, true, got));
+  CHECK(got == "beside all others: a builder waits for itbuild.cancelled");
+  CHECK(office.desk.counts().running == 0);
+  got.clear();
+  test::run_task(io, wait_from_inside(office.desk, false, got));
+  CHECK(got == "build.cancelled");
 }
 
 TEST_CASE("lease desk: a refusal keeps the engine's code", "[build][reject]") {

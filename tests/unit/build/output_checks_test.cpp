@@ -27,7 +27,8 @@ std::string nar_of(std::string_view contents, bool executable) {
 std::string verdict(model::ContentAddressMethod method, const Hash& hash, const std::string& nar) {
   const std::string name = "/nix/store/x.drv";
   try {
-    build::ContentDigest digest({method, hash.algorithm()}, name);
+    const model::MethodAlgorithm how{method, hash.algorithm()};
+    build::ContentDigest digest(how);
     for (const char c : nar) {
       digest.feed(bytes_of(std::string_view(&c, 1)));
     }
@@ -61,6 +62,10 @@ TEST_CASE("fixed output: right contents pass, flat and recursive", "[build]") {
                 hash_of(HashAlgorithm::Sha256, bytes_of(nar)),
                 nar)
             .empty());
+  // Git's name for that file; whether it is executable has no part in it.
+  const Hash git(HashAlgorithm::Sha1, hex_decode("b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0"));
+  CHECK(verdict(model::ContentAddressMethod::Git, git, nar).empty());
+  CHECK_FALSE(verdict(model::ContentAddressMethod::Git, git, nar_of("hallo", true)).empty());
 }
 
 TEST_CASE("fixed output: wrong contents are told with both hashes", "[build][reject]") {

@@ -2,6 +2,7 @@
 
 #include <nixbuild/base/bytes.hpp>
 #include <nixbuild/protocol/export_stream.hpp>
+#include <nixbuild/sandbox/channels.hpp>
 #include <nixbuild/server/handoff.hpp>
 
 #include <catch2/catch.hpp>
@@ -19,6 +20,7 @@ extern "C" int fuzz_build_hash_rewriter(const std::uint8_t* data, std::size_t si
 extern "C" int fuzz_builtin_fetch(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_model_text(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_protocol_export_stream(const std::uint8_t* data, std::size_t size);
+extern "C" int fuzz_sandbox_channels(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_sandbox_egress(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_server_keys(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_server_log_lines(const std::uint8_t* data, std::size_t size);
@@ -190,4 +192,14 @@ TEST_CASE("fuzz replay: the lines of a log", "[fuzz]") {
           seed(250, std::string(70'000, 'x') + "\n" + std::string(10, '\r')),
           seed(0, "@nix {\"action\":\"msg\",\"level\":3,\"msg\":\"text\"}\n")},
          60);
+}
+
+TEST_CASE("fuzz replay: conversations of a store socket", "[fuzz]") {
+  sandbox::Channels guest(sandbox::Channels::Side::Guest);
+  for (int i = 0; i < 3; ++i) {
+    const auto channel = guest.open().value();
+    guest.send(channel, bytes_of("nixc with some words behind it"));
+    guest.end(channel);
+  }
+  replay(fuzz_sandbox_channels, {seed(0, guest.outgoing()), seed(9, guest.outgoing())}, 3000);
 }

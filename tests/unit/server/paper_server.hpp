@@ -77,6 +77,7 @@ struct PaperServer {
   aio::TaskGroup tasks{io.get_executor(), log};
   build::SharedBuilds builds{builder, tasks};
   server::SessionParts parts{store, *logs, builds, pool, log, clock};
+  std::shared_ptr<build::BuilderStore> inside; ///< of the sessions that begin
   std::jthread loop;
 };
 
@@ -84,6 +85,7 @@ inline server::SessionCaller caller_of(const PaperServer& server, bool write) {
   server::SessionCaller caller;
   caller.account = server.account;
   caller.write = write;
+  caller.inside = server.inside;
   return caller;
 }
 

@@ -1,5 +1,6 @@
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/server/session_caller.hpp>
+#include <nixbuild/store/memory.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -9,6 +10,13 @@
 using namespace nixbuild;
 
 namespace {
+
+class RigidClock final : public Clock {
+public:
+  [[nodiscard]] WallTime wall() const override { return {}; }
+
+  [[nodiscard]] MonotonicTime monotonic() const override { return {}; }
+};
 
 server::SessionCaller caller_with(const std::vector<std::string>& environment) {
   server::SessionCaller caller;
@@ -86,4 +94,28 @@ TEST_CASE("session caller: a missing permission and a reading session are told a
   caller.write = true;
   caller.permissions = server::Permissions::parse("store:read");
   CHECK(code(caller, server::Permission::StoreWrite) == "permission.missing");
+}
+
+TEST_CASE("session caller: a builder cannot wait for itself, nor too deeply", "[server][reject]") {
+  const auto own = model::StorePath::parse("0123456789abcdfghijklmnpqrsvwxyz-thing.drv");
+  const auto other = model::StorePath::parse("1123456789abcdfghijklmnpqrsvwxyz-other.drv");
+  const auto db = store::make_memory_metadata();
+  const auto segments = store::make_memory_segments();
+  const RigidClock clock;
+  store::Store store(*db, *segments, clock, model::StoreDir());
+  aio::BlockingPool pool(1);
+  auto caller = caller_with({});
+  const auto inside = [&](std::vector<model::StorePath> derivations) {
+    const build::BuilderStore::Parts parts{store, pool, caller.account};
+    caller.inside = std::make_shared<build::BuilderStore>(
+        parts, model::StorePaths(), std::move(derivations), nullptr);
+  };
+  inside({other});
+  CHECK(order_of(caller).waiting == std::vector<model::StorePath>{other});
+  inside({own, other});
+  CHECK_THROWS_WITH(order_of(caller), Catch::Contains("asks for its own build"));
+  inside({other, other, other, other, other});
+  CHECK_THROWS_WITH(order_of(caller), Catch::Contains("at most 4 may wait"));
+  caller.inside.reset();
+  pool.join();
 }

@@ -1,6 +1,7 @@
 #include "fixture.hpp"
 #include "store/masked_digest.hpp"
 
+#include <nixbuild/base/encoding.hpp>
 #include <nixbuild/model/content_address.hpp>
 #include <nixbuild/model/hash_text.hpp>
 
@@ -55,6 +56,11 @@ TEST_CASE("content addresses: known paths are accepted", "[store][golden]") {
     const model::ContentAddress address{Method::Flat, hash_of(algorithm, bytes_of("hello"))};
     CHECK(import_as(ports, model::StorePath::parse(path), nar, model::print(address)).empty());
   }
+  // Git's name for a file of these contents; the path as Nix 2.26.3 makes it of that.
+  const model::ContentAddress git{
+      Method::Git,
+      Hash(HashAlgorithm::Sha1, hex_decode("b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0"))};
+  CHECK(import_as(ports, path_for(git), nar, model::print(git)).empty());
   const model::ContentAddress recursive{Method::NixArchive,
                                         hash_of(HashAlgorithm::Sha1, bytes_of(nar))};
   CHECK(import_as(ports,
@@ -87,7 +93,9 @@ TEST_CASE("content addresses: wrong contents, paths and forms are refused", "[st
   const auto reference = add_path(ports, "reference").path;
   CHECK(refused(path_for(flat), nar, model::print(flat), {reference}));
   CHECK(refused(path_named("hello"), nar, "nonsense"));
-  CHECK(refused(path_named("hello"), nar, "fixed:git:sha1:" + std::string(32, '0')));
+  const auto git = "fixed:git:sha1:" + std::string(32, '0');
+  CHECK(refused(path_for(model::parse_content_address(git)), nar, git));
+  CHECK(refused(path_for(model::parse_content_address(git)), tree, git));
   CHECK(ports.segment_count() == 1);
 }
 
