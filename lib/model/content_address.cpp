@@ -117,6 +117,12 @@ StorePath make_content_addressed_path(const StoreDir& dir,
     }
     return make_store_path(dir, type, address.hash, name);
   }
+  const auto algorithm = address.hash.algorithm();
+  if (address.method == ContentAddressMethod::Git && algorithm != HashAlgorithm::Sha1 &&
+      algorithm != HashAlgorithm::Sha256) {
+    reject("content-address.form",
+           fmt::format("git names contents by sha1 or sha256, not by {}", name_of(algorithm)));
+  }
   if (self_reference || !references.empty()) {
     reject("content-address.references",
            fmt::format("'{}' has references, which {} does not allow",

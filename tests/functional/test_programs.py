@@ -13,7 +13,7 @@ import peers
 from conftest import HERE, Server
 
 SMALL = ["lua", "zlib", "hello"]
-LARGE = ["bzip2", "gzip", "sed", "tcc", "git"]
+LARGE = ["bzip2", "gzip", "sed", "tcc", "lz4", "git"]
 CHOSEN = os.environ.get("NIXBUILD_TEST_PROGRAMS", " ".join(SMALL))
 PROGRAMS = ["toolchain", *(SMALL + LARGE if CHOSEN == "all" else CHOSEN.split())]
 HOUR = 3600

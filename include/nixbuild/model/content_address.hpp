@@ -42,7 +42,8 @@ struct MethodAlgorithm {
 
 /// The path that content with this address has. `references` are the other paths it refers to,
 /// sorted and unique; `self_reference` only with Text excluded. Errors:
-/// `content-address.references` where the method allows none. Source: protocol facts 4.3.
+/// `content-address.references` where the method allows none, `content-address.form` for a Git name
+/// by another algorithm than Git's. Source: protocol facts 4.3.
 [[nodiscard]] NIXBUILD_API StorePath make_content_addressed_path(const StoreDir& dir,
                                                                  std::string_view name,
                                                                  const ContentAddress& address,

@@ -14,5 +14,6 @@ in rec {
   gzip = program "gzip" { };
   sed = program "sed" { };
   tcc = program "tcc" { };
+  lz4 = program "lz4" { };
   git = program "git" { inherit zlib; };
 }

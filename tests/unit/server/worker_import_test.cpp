@@ -109,6 +109,13 @@ TEST_CASE("worker session: files and trees get the paths that their contents say
   CHECK(md5.path.base_name() == "cjjgh51g19my6qswi7m4371f5892dxs9-hello");
   const auto text = add(file_by("src.txt", Method::Text), "hello");
   CHECK(text.path.base_name() == "7fkyl4dcd4wp3va6qyfxz7c7gac4dwp4-src.txt");
+  // Git's name for that file, and the path that Nix makes of such an address.
+  const auto git =
+      add(file_by("hello", Method::Git, HashAlgorithm::Sha1), tests::nar_of_file("hello"));
+  const auto address = model::parse_content_address(git.content_address);
+  CHECK(model::hash_hex(address.hash) == "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0");
+  CHECK(git.path ==
+        model::make_content_addressed_path(model::StoreDir(), "hello", address, {}, false));
   const worker::AddTextToStore old{"src.txt", "hello", {}};
   CHECK(reply_of<worker::PathReply>(client.ask(old)).path == text.path);
   // Larger than what is held in memory, and there already.

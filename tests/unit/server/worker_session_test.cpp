@@ -26,7 +26,6 @@ TEST_CASE("worker session: what is not offered is refused in the protocol, and t
   client.hello();
   const auto drv = path_named("x.drv");
   const std::vector<std::pair<worker::Request, std::string>> cases = {
-      {file_by("x", Method::Git, HashAlgorithm::Sha1), "git"},
 
       {worker::AddToStore{"x", {Method::Flat, HashAlgorithm::Sha256}, {}, true}, "repairing"},
       {worker::AddBuildLog{path_named("x")}, "is no derivation"},
