@@ -220,7 +220,7 @@ void LeaseDesk::take_over(ComputeLease& lease) {
   lease.give_back();
   const auto& bounds = request.bounds;
   scheduler::RunningAttempt running;
-  running.node = state_->queue.nodes().front().spec.name;
+  running.node = nodes().front().spec.name;
   running.cpus = bounds.default_cpus;
   running.memory_bytes = std::clamp(
       bounds.default_memory_per_cpu * bounds.default_cpus, bounds.min_memory, bounds.max_memory);
@@ -254,7 +254,7 @@ LeaseDesk::again(ComputeLease& lease, std::function<bool()> give_up, std::functi
           Reaction::Cancelled, "build.cancelled", "the build was cancelled while it waited");
     }
     const bool told = co_await place->changed.wait(seen, kLookUp);
-    if (!told && insist && insist() && may_go_beyond(*state)) {
+    if (!told && insist && insist() && may_go_beyond(*state) && !nodes().empty()) {
       take_over(lease);
       co_return;
     }

@@ -221,4 +221,28 @@ BuildGraph load_build_graph(store::Store& store,
   return Loader(store, account, self_references, check).load(wanted);
 }
 
+void expect_inside(store::Store& store,
+                   store::AccountId account,
+                   const build::BuilderStore& inside,
+                   const BuildGraph& graph) {
+  const auto expect = [&](const model::StorePath& path) {
+    if (!inside.allows(path)) {
+      throw Error(Reaction::NotFound,
+                  "worker.invalid-path",
+                  fmt::format("path '{}' is not valid", store.dir().print(path)));
+    }
+  };
+  DerivationHashes hashes(store, account);
+  for (const auto& node : graph.nodes) {
+    expect(node.path);
+    for (const auto& source : node.derivation.input_sources) {
+      expect(source);
+    }
+    for (const auto& [input, outputs] : node.derivation.input_derivations) {
+      expect(input);
+    }
+    hashes.expect_paths(node.path, node.derivation);
+  }
+}
+
 } // namespace nixbuild::server

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <nixbuild/build/builder_store.hpp>
 #include <nixbuild/model/build.hpp>
 #include <nixbuild/model/derivation.hpp>
 #include <nixbuild/protocol/derived_path.hpp>
@@ -51,5 +52,14 @@ inline constexpr std::size_t kGraphLimit = 250'000;
                                           std::span<const protocol::DerivedPath> wanted,
                                           model::SelfReferences self_references,
                                           bool check = false);
+
+/// For a graph that a builder asks about: a derivation that it has written itself may name
+/// anything. Every derivation and every source of the graph has to be among what the builder sees,
+/// and every output where its derivation puts it. Blocking. Errors: `worker.invalid-path`
+/// (NotFound), `derivation.paths`, those of DerivationHashes.
+void expect_inside(store::Store& store,
+                   store::AccountId account,
+                   const build::BuilderStore& inside,
+                   const BuildGraph& graph);
 
 } // namespace nixbuild::server

@@ -3,6 +3,7 @@
 #include "build_graph.hpp"
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/model/content_address.hpp>
 #include <nixbuild/model/hash_text.hpp>
 #include <nixbuild/store/derivation_file.hpp>
 
@@ -61,20 +62,63 @@ void DerivationHashes::learn(const model::StorePath& path) {
   }
 }
 
+model::HashModulo DerivationHashes::of_input(const model::StorePath& input) {
+  const auto found = known_.find(input);
+  if (found == known_.end() || !found->second) {
+    try {
+      learn(input);
+    } catch (...) {
+      std::erase_if(known_, [](const auto& entry) { return !entry.second; });
+      throw;
+    }
+  }
+  return *known_.at(input);
+}
+
 std::map<std::string, Hash> DerivationHashes::names_of(const model::Derivation& derivation) {
   const auto hash_of_input = [this](const model::StorePath& input) {
-    const auto found = known_.find(input);
-    if (found == known_.end() || !found->second) {
-      try {
-        learn(input);
-      } catch (...) {
-        std::erase_if(known_, [](const auto& entry) { return !entry.second; });
-        throw;
-      }
-    }
-    return *known_.at(input);
+    return of_input(input);
   };
   return model::hash_modulo(store_.dir(), derivation, true, hash_of_input).outputs;
+}
+
+void DerivationHashes::expect_paths(const model::StorePath& path,
+                                    const model::Derivation& derivation) {
+  const auto& dir = store_.dir();
+  const auto name = model::derivation_name(path);
+  std::map<std::string, model::StorePath> expected;
+  switch (model::derivation_kind(derivation)) {
+  case model::OutputKind::InputAddressed: {
+    const auto hash_of_input = [this](const model::StorePath& input) {
+      return of_input(input);
+    };
+    expected = model::input_addressed_paths(dir, name, derivation, hash_of_input);
+    break;
+  }
+  case model::OutputKind::Fixed:
+    for (const auto& [output, made] : derivation.outputs) {
+      expected.emplace(
+          output,
+          model::make_content_addressed_path(
+              dir, model::output_path_name(name, output), made.fixed_address(), {}, false));
+    }
+    break;
+  case model::OutputKind::Floating:
+  case model::OutputKind::Deferred:
+  case model::OutputKind::Impure:
+    return; // the path follows from what is built
+  }
+  for (const auto& [output, made] : derivation.outputs) {
+    if (made.path && *made.path != expected.at(output)) {
+      throw Error(Reaction::Reject,
+                  "derivation.paths",
+                  fmt::format("output '{}' of '{}' is called '{}', and would be '{}'",
+                              output,
+                              dir.print(path),
+                              dir.print(*made.path),
+                              dir.print(expected.at(output))));
+    }
+  }
 }
 
 std::map<std::string, std::optional<model::StorePath>>

@@ -22,7 +22,12 @@ public:
   /// it is not valid), `build.cycle`, `build.graph-limit`, `derivation.*`.
   [[nodiscard]] std::map<std::string, Hash> names_of(const model::Derivation& derivation);
 
+  /// Error `derivation.paths` when an output has another path than its derivation gives it: an
+  /// input-addressed one by what it is made from, a fixed one by its hash. Others as names_of.
+  void expect_paths(const model::StorePath& path, const model::Derivation& derivation);
+
 private:
+  [[nodiscard]] model::HashModulo of_input(const model::StorePath& input);
   void learn(const model::StorePath& path);
 
   store::Store& store_;

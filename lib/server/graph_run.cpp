@@ -271,8 +271,12 @@ aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
                                                    std::shared_ptr<HangUpWatch> client) {
   const auto strand = co_await asio::this_coro::executor;
   auto load = [&parts, &caller, &targets, &order] {
-    return load_build_graph(
-        parts.store, caller.account, targets, caller.self_references, order.check);
+    auto graph =
+        load_build_graph(parts.store, caller.account, targets, caller.self_references, order.check);
+    if (caller.inside != nullptr) {
+      expect_inside(parts.store, caller.account, *caller.inside, graph);
+    }
+    return graph;
   };
   auto graph = co_await parts.pool.run(std::move(load));
   lease_graph(graph, lease);

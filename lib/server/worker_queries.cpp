@@ -188,7 +188,11 @@ aio::Task<worker::Reply> WorkerState::look_up(worker::QueryValidDerivers& reques
 
 aio::Task<worker::Reply> WorkerState::look_up(worker::QueryMissing& request) {
   auto load = [this, &request] {
-    return load_build_graph(parts_.store, account_, request.targets, caller_.self_references);
+    auto graph = load_build_graph(parts_.store, account_, request.targets, caller_.self_references);
+    if (caller_.inside != nullptr) {
+      expect_inside(parts_.store, account_, *caller_.inside, graph);
+    }
+    return graph;
   };
   const auto graph = co_await parts_.pool.run(std::move(load));
   worker::MissingReply reply;

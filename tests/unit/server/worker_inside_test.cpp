@@ -207,6 +207,51 @@ TEST_CASE("worker inside: the name of a path does not get its contents", "[serve
   CHECK(client.end() == 0);
 }
 
+TEST_CASE("worker inside: a derivation that a builder has written gets it nothing else",
+          "[server][reject]") {
+  Inside world;
+  auto& client = *world.client;
+  const auto build = [&](const model::Derivation& derivation, const model::StorePaths& references) {
+    const worker::AddTextToStore text{
+        "evil.drv", model::print_derivation(model::StoreDir(), derivation), references};
+    const auto path = reply_of<worker::PathReply>(client.ask(text)).path;
+    const protocol::DerivedPath target{path, protocol::DerivedPath::Wants::AllOutputs, {}};
+    const auto said = world.refusal(worker::QueryMissing{{target}});
+    CHECK(world.refusal(worker::BuildPaths{{target}}) == said);
+    return said;
+  };
+  model::Derivation evil;
+  evil.platform = "x86_64-linux";
+  evil.builder = "/bin/sh";
+  evil.environment["out"] = "";
+  evil.outputs["out"] = {};
+  const auto no_inputs = [](const model::StorePath&) {
+    return model::HashModulo();
+  };
+  const auto complete = [&] {
+    const auto paths = model::input_addressed_paths(model::StoreDir(), "evil", evil, no_inputs);
+    evil.outputs["out"].path = paths.at("out");
+    evil.environment["out"] = model::StoreDir().print(paths.at("out"));
+  };
+  evil.outputs["out"].path = path_named("evil");
+  complete();
+  CHECK(build(evil, {}) == "done");
+  // An input that the file does not refer to.
+  evil.input_sources = {world.secret.path};
+  complete();
+  CHECK(build(evil, {}).find("secret' is not valid") != std::string::npos);
+  // An output that is somebody's already.
+  evil.input_sources = {};
+  complete();
+  evil.outputs["out"].path = world.secret.path;
+  evil.environment["out"] = model::StoreDir().print(world.secret.path);
+  CHECK(build(evil, {}).find("and would be") != std::string::npos);
+  for (const auto& name : world.machine->names) {
+    CHECK(name.find("secret") == std::string::npos);
+  }
+  CHECK(client.end() == 0);
+}
+
 TEST_CASE("worker inside: what a builder may not do", "[server][reject]") {
   Inside world;
   auto& client = *world.client;
