@@ -304,7 +304,7 @@ def run_pytest(stage, timeout, *files):
 
 
 PROGRAMS = REPOSITORY / "tests/functional/test_programs.py"
-LONG = [PROGRAMS.name, "test_derivations.py", "test_limits.py", "test_scenarios.py", "test_big.py"]  # begin with these
+LONG = [PROGRAMS.name, "test_derivations.py", "test_recursive.py", "test_limits.py", "test_scenarios.py", "test_big.py"]  # begin with these
 
 
 def functional_files():
