@@ -16,11 +16,11 @@ namespace admission = sandbox::admission;
 
 namespace {
 
-constexpr std::size_t kPiece = 256 * kKiB;
+constexpr std::size_t kAdmittedPiece = 256 * kKiB;
 /// A machine under emulation unpacks slowly; one that does nothing for so long has ended.
-constexpr std::chrono::minutes kPatience{10};
+constexpr std::chrono::minutes kAdmissionPatience{10};
 
-/// The NAR of a path in pieces of about kPiece.
+/// The NAR of a path in pieces of about kAdmittedPiece.
 class ArchivePieces {
 public:
   explicit ArchivePieces(store::Export source) : source_(std::move(source)) {}
@@ -28,7 +28,7 @@ public:
   /// Empty at the end. Blocking.
   std::string next() {
     std::string piece;
-    while (piece.size() < kPiece) {
+    while (piece.size() < kAdmittedPiece) {
       if (range_.length > 0) {
         read_range(piece);
         continue;
@@ -48,7 +48,7 @@ public:
 
 private:
   void read_range(std::string& piece) {
-    const auto wanted = std::min<std::uint64_t>(range_.length, kPiece);
+    const auto wanted = std::min<std::uint64_t>(range_.length, kAdmittedPiece);
     const auto at = piece.size();
     piece.resize(at + static_cast<std::size_t>(wanted));
     const auto got = system_call("store.read", "stored contents", [&] {
@@ -171,7 +171,7 @@ aio::Task<void> BuilderStore::send(const model::StorePath& path) {
     const std::string piece = co_await parts_.pool.run(std::move(read));
     more = !piece.empty();
     message += admission::counted(piece);
-    co_await machine_->write_all(bytes_of(message), kPatience);
+    co_await machine_->write_all(bytes_of(message), kAdmissionPatience);
     message.clear();
   }
 }
@@ -183,7 +183,7 @@ aio::Task<std::string> BuilderStore::read_answer() {
   Bytes buffer(admission::kMaxAnswer + 4);
   while (answer.size() < wanted) {
     const auto room = MutableBytes(buffer).first(wanted - answer.size());
-    const std::size_t count = co_await machine_->read_some(room, kPatience);
+    const std::size_t count = co_await machine_->read_some(room, kAdmissionPatience);
     if (count == 0) {
       throw Error(Reaction::Disconnected, "build.admission", "the builder's machine has ended");
     }

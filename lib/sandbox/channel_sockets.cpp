@@ -12,7 +12,7 @@ namespace nixbuild::sandbox {
 
 namespace {
 
-constexpr std::size_t kPiece = 64 * kKiB;
+constexpr std::size_t kSocketPiece = 64 * kKiB;
 /// A peer that does not take its answers is not heard any more.
 constexpr std::size_t kMostUnsent = 8 * kMiB;
 
@@ -68,7 +68,7 @@ bool ChannelSockets::read_port() {
   if (channels_.outgoing().size() >= kMostUnsent) {
     return true;
   }
-  std::array<std::uint8_t, kPiece> buffer;
+  std::array<std::uint8_t, kSocketPiece> buffer;
   const auto got = ::read(port_.get(), buffer.data(), buffer.size());
   if (got > 0) {
     channels_.feed(ByteView(buffer).first(static_cast<std::size_t>(got)));
@@ -114,7 +114,7 @@ void ChannelSockets::write_socket(unsigned channel) {
 }
 
 void ChannelSockets::read_socket(unsigned channel) {
-  std::array<std::uint8_t, kPiece> buffer;
+  std::array<std::uint8_t, kSocketPiece> buffer;
   const auto room = std::min(channels_.room(channel), buffer.size());
   if (room == 0) {
     return;

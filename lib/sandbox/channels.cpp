@@ -23,23 +23,23 @@ struct Header {
   std::size_t value = 0;
 };
 
-[[noreturn]] void refuse(std::string message) {
+[[noreturn]] void refuse_frame(std::string message) {
   throw Error(Reaction::Reject, "sandbox.channels", std::move(message));
 }
 
 Header read_header(ByteView bytes) {
   if (bytes[2] != 0 || bytes[3] != 0) {
-    refuse("a frame's header has bits that mean nothing");
+    refuse_frame("a frame's header has bits that mean nothing");
   }
   Header header{bytes[0], bytes[1], 0};
   for (std::size_t i = 0; i < 4; ++i) {
     header.value |= std::size_t{bytes[4 + i]} << (8 * i);
   }
   if (header.kind < kOpen || header.kind > kEnd || header.channel >= Channels::kMost) {
-    refuse(fmt::format("a frame of kind {} for channel {}", header.kind, header.channel));
+    refuse_frame(fmt::format("a frame of kind {} for channel {}", header.kind, header.channel));
   }
   if (header.kind == kData && (header.value == 0 || header.value > Channels::kMaxData)) {
-    refuse(
+    refuse_frame(
         fmt::format("a frame of {} bytes; 1 to {} are possible", header.value, Channels::kMaxData));
   }
   return header;
@@ -97,15 +97,15 @@ std::size_t Channels::accept(ByteView bytes) {
     if (header.kind == kOpen) {
       const bool theirs = (header.channel == 0) == (side_ == Side::Guest);
       if (stream.open || !theirs || header.value != 0) {
-        refuse(fmt::format("channel {} cannot be opened", header.channel));
+        refuse_frame(fmt::format("channel {} cannot be opened", header.channel));
       }
       begin(header.channel);
       opened_.push_back(header.channel);
     } else if (!stream.open || stream.ended_there) {
-      refuse(fmt::format("channel {} is not open", header.channel));
+      refuse_frame(fmt::format("channel {} is not open", header.channel));
     } else if (header.kind == kData) {
       if (length > stream.allowance) {
-        refuse(fmt::format("channel {} has sent more than it may", header.channel));
+        refuse_frame(fmt::format("channel {} has sent more than it may", header.channel));
       }
       stream.allowance -= length;
       if (!stream.ended_here) {
@@ -113,7 +113,7 @@ std::size_t Channels::accept(ByteView bytes) {
       }
     } else if (header.kind == kCredit) {
       if (header.value > kWindow - stream.credit) {
-        refuse(fmt::format("channel {} is given more than its window", header.channel));
+        refuse_frame(fmt::format("channel {} is given more than its window", header.channel));
       }
       stream.credit += header.value;
     } else {

@@ -25,7 +25,7 @@ bool WorkerState::is_question(const worker::Request& request) {
 
 namespace {
 
-aio::Task<worker::Reply> tell(worker::Reply reply) {
+aio::Task<worker::Reply> ready_answer(worker::Reply reply) {
   co_return reply;
 }
 
@@ -35,7 +35,7 @@ aio::Task<worker::Reply> WorkerState::find_answer(worker::Request& question) {
   caller_.expect(worker::permission_of(question), worker::name_of(question));
   if (caller_.inside != nullptr) {
     if (auto reply = answer_inside(question)) {
-      return tell(std::move(*reply));
+      return ready_answer(std::move(*reply));
     }
   }
   auto dispatch = [this]<class T>(T& wanted) -> aio::Task<worker::Reply> {

@@ -184,7 +184,7 @@ pid_t start_process(Work work) {
   ::_exit(0);
 }
 
-void end(pid_t pid) {
+void end_process(pid_t pid) {
   if (pid > 0) {
     ::kill(pid, SIGKILL);
     while (::waitpid(pid, nullptr, 0) < 0 && errno == EINTR) {
@@ -209,8 +209,8 @@ StoreSocket::StoreSocket(const sandbox::GuestJob& job, const std::string& root) 
 }
 
 StoreSocket::~StoreSocket() {
-  end(relay_);
-  end(receiver_);
+  end_process(relay_);
+  end_process(receiver_);
 }
 
 } // namespace nixbuild::guest

@@ -11,7 +11,7 @@ using namespace nixbuild;
 
 namespace {
 
-void file(nar::EventSink& to, std::string_view contents, bool executable = false) {
+void write_file(nar::EventSink& to, std::string_view contents, bool executable = false) {
   to.regular(executable, contents.size());
   // In two pieces.
   if (contents.size() > 1) {
@@ -35,10 +35,10 @@ std::string hex(const Hash& hash) {
 TEST_CASE("git digest: files by themselves", "[nar][golden]") {
   for (const bool executable : {false, true}) {
     nar::GitDigest sha1(HashAlgorithm::Sha1);
-    file(sha1, "hello", executable);
+    write_file(sha1, "hello", executable);
     CHECK(hex(sha1.finish()) == "b6fc4c620b67d95f953a5c1c1230aaab5db5a1b0");
     nar::GitDigest sha256(HashAlgorithm::Sha256);
-    file(sha256, "hello", executable);
+    write_file(sha256, "hello", executable);
     CHECK(hex(sha256.finish()) ==
           "8aec4e4876f854f688d0ebfc8f37598f38e5fd6903cccc850ca36591175aeb60");
   }
@@ -58,20 +58,20 @@ TEST_CASE("git digest: trees, in git's own order", "[nar][golden]") {
   digest.entry("b");
   digest.directory();
   digest.entry("file");
-  file(digest, "hello\n");
+  write_file(digest, "hello\n");
   digest.directory_end();
   digest.directory_end();
   digest.entry("a-b"); // before a/, which git compares as "a/"
-  file(digest, "z\n");
+  write_file(digest, "z\n");
   digest.entry("a.b"); // before a/, too
   digest.directory();
   digest.entry("y");
-  file(digest, "x\n");
+  write_file(digest, "x\n");
   digest.directory_end();
   digest.entry("link");
   digest.symlink("a/b/file");
   digest.entry("run");
-  file(digest, "#!/bin/sh\n", true);
+  write_file(digest, "#!/bin/sh\n", true);
   digest.directory_end();
   CHECK(hex(digest.finish()) == "8322207540840c88510d213f9fc5d3c7a759edb5");
 }
