@@ -80,7 +80,7 @@ void Attempt::check_inputs() {
 namespace {
 
 constexpr std::chrono::seconds kQuietWait{1};
-/// About 80,000 paths; a job has to fit into one frame.
+/// A job has to fit into one frame (guest::kMaxHostPayload), with its environment and files.
 constexpr std::size_t kMostDatabase = 32 * kMiB;
 
 /// Who waits for capacity, and the line that says so; all on one strand. It owns what it uses: the

@@ -63,7 +63,8 @@ public:
   /// Opened, and not ended by both.
   [[nodiscard]] bool in_use(unsigned channel) const noexcept;
 
-  /// Bytes for the other side; the caller erases what it has sent. Bounded by all windows together.
+  /// Bytes for the other side; the caller erases what it has sent. Data is bounded by all windows
+  /// together, its frames and the short ones are not: who does not send any more stops feeding.
   [[nodiscard]] std::string& outgoing() noexcept { return outgoing_; }
 
   [[nodiscard]] const std::string& outgoing() const noexcept { return outgoing_; }
