@@ -11,17 +11,17 @@ namespace nixbuild::model {
 
 namespace {
 
-[[noreturn]] void reject(std::string_view code, std::string message) {
+[[noreturn]] void reject_output(std::string_view code, std::string message) {
   throw Error(Reaction::Reject, code, std::move(message));
 }
 
 /// The digest as the derivation writes it: hexadecimal only.
 Hash fixed_hash(const MethodAlgorithm& method, std::string_view hash) {
   if (hash.size() != digest_size(method.algorithm) * 2) {
-    reject("derivation.output",
-           fmt::format("output hash '{}' is not {} hexadecimal digits",
-                       hash.substr(0, 200),
-                       digest_size(method.algorithm) * 2));
+    reject_output("derivation.output",
+                  fmt::format("output hash '{}' is not {} hexadecimal digits",
+                              hash.substr(0, 200),
+                              digest_size(method.algorithm) * 2));
   }
   return Hash(method.algorithm, hex_decode(hash));
 }
@@ -35,7 +35,7 @@ std::string placeholder(std::string_view text) {
 OutputKind DerivationOutput::kind() const {
   if (method_algorithm.empty()) {
     if (!hash.empty()) {
-      reject("derivation.output", "an output has a hash without an algorithm");
+      reject_output("derivation.output", "an output has a hash without an algorithm");
     }
     return path ? OutputKind::InputAddressed : OutputKind::Deferred;
   }
@@ -50,12 +50,12 @@ OutputKind DerivationOutput::kind() const {
   if (hash == "impure") {
     return OutputKind::Impure;
   }
-  reject("derivation.output", "an output has a hash and no path");
+  reject_output("derivation.output", "an output has a hash and no path");
 }
 
 ContentAddress DerivationOutput::fixed_address() const {
   if (kind() != OutputKind::Fixed) {
-    reject("derivation.output", "an output without hash and path has no content address");
+    reject_output("derivation.output", "an output without hash and path has no content address");
   }
   const auto method = parse_method_algorithm(method_algorithm);
   return {method.method, fixed_hash(method, hash)};
@@ -63,24 +63,25 @@ ContentAddress DerivationOutput::fixed_address() const {
 
 OutputKind derivation_kind(const BasicDerivation& derivation) {
   if (derivation.outputs.empty()) {
-    reject("derivation.outputs", "a derivation without outputs");
+    reject_output("derivation.outputs", "a derivation without outputs");
   }
   const auto& [first_name, first] = *derivation.outputs.begin();
   const OutputKind kind = first.kind();
   for (const auto& [name, output] : derivation.outputs) {
     if (output.kind() != kind) {
-      reject("derivation.outputs",
-             fmt::format("outputs '{}' and '{}' are of different kinds", first_name, name));
+      reject_output("derivation.outputs",
+                    fmt::format("outputs '{}' and '{}' are of different kinds", first_name, name));
     }
     const bool hashed = kind == OutputKind::Floating || kind == OutputKind::Impure;
     if (hashed && parse_method_algorithm(output.method_algorithm).algorithm !=
                       parse_method_algorithm(first.method_algorithm).algorithm) {
-      reject("derivation.outputs",
-             fmt::format("outputs '{}' and '{}' have different algorithms", first_name, name));
+      reject_output(
+          "derivation.outputs",
+          fmt::format("outputs '{}' and '{}' have different algorithms", first_name, name));
     }
   }
   if (kind == OutputKind::Fixed && (derivation.outputs.size() != 1 || first_name != "out")) {
-    reject("derivation.outputs", "a fixed-output derivation has exactly one output, 'out'");
+    reject_output("derivation.outputs", "a fixed-output derivation has exactly one output, 'out'");
   }
   return kind;
 }
@@ -95,7 +96,7 @@ bool valid_output_name(std::string_view output) noexcept {
 
 std::string_view derivation_name(const StorePath& derivation) {
   if (!derivation.is_derivation()) {
-    reject("derivation.path", fmt::format("'{}' is no derivation", derivation.base_name()));
+    reject_output("derivation.path", fmt::format("'{}' is no derivation", derivation.base_name()));
   }
   std::string_view name = derivation.name();
   name.remove_suffix(std::string_view(".drv").size());

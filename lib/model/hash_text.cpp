@@ -11,19 +11,19 @@ namespace {
 /// No digest text of any algorithm and encoding is longer; more of a text is not shown.
 constexpr std::size_t kShownBytes = 200;
 
-[[noreturn]] void reject(std::string_view code, std::string message) {
+[[noreturn]] void reject_hash(std::string_view code, std::string message) {
   throw Error(Reaction::Reject, code, std::move(message));
 }
 
 HashAlgorithm algorithm_named(std::string_view name, std::optional<HashAlgorithm> assumed) {
   const auto algorithm = hash_algorithm_of(name);
   if (!algorithm) {
-    reject("hash.algorithm",
-           fmt::format("unknown hash algorithm '{}'", name.substr(0, kShownBytes)));
+    reject_hash("hash.algorithm",
+                fmt::format("unknown hash algorithm '{}'", name.substr(0, kShownBytes)));
   }
   if (assumed && *assumed != *algorithm) {
-    reject("hash.algorithm",
-           fmt::format("a {} hash stands where {} is expected", name, name_of(*assumed)));
+    reject_hash("hash.algorithm",
+                fmt::format("a {} hash stands where {} is expected", name, name_of(*assumed)));
   }
   return *algorithm;
 }
@@ -39,11 +39,11 @@ Bytes decode_digest(std::string_view text, HashAlgorithm algorithm, bool only_ba
   if (!only_base64 && text.size() == nix32_length(size)) {
     return nix32_decode(text, size);
   }
-  reject("hash.length",
-         fmt::format("'{}' has {} characters, which is no {} digest",
-                     text.substr(0, kShownBytes),
-                     text.size(),
-                     name_of(algorithm)));
+  reject_hash("hash.length",
+              fmt::format("'{}' has {} characters, which is no {} digest",
+                          text.substr(0, kShownBytes),
+                          text.size(),
+                          name_of(algorithm)));
 }
 
 } // namespace
@@ -65,8 +65,8 @@ Hash parse_hash(std::string_view text, std::optional<HashAlgorithm> assumed) {
   const auto separator = text.find_first_of(":-");
   if (separator == std::string_view::npos) {
     if (!assumed) {
-      reject("hash.algorithm",
-             fmt::format("hash '{}' does not say its algorithm", text.substr(0, kShownBytes)));
+      reject_hash("hash.algorithm",
+                  fmt::format("hash '{}' does not say its algorithm", text.substr(0, kShownBytes)));
     }
     return Hash(*assumed, decode_digest(text, *assumed, false));
   }

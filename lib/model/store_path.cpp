@@ -12,7 +12,7 @@ namespace nixbuild::model {
 namespace {
 
 /// Paths come from peers and stand in error messages: no more of them than this.
-constexpr std::size_t kShownBytes = 300;
+constexpr std::size_t kShownPathBytes = 300;
 constexpr std::size_t kStoreDirLimit = 4000;
 
 constexpr std::string_view kNameCharacters =
@@ -26,36 +26,36 @@ constexpr auto kIsNameCharacter = [] {
   return table;
 }();
 
-[[noreturn]] void reject(std::string_view code, std::string message) {
+[[noreturn]] void reject_path(std::string_view code, std::string message) {
   throw Error(Reaction::Reject, code, std::move(message));
 }
 
 std::string_view shown(std::string_view text) {
-  return text.substr(0, kShownBytes);
+  return text.substr(0, kShownPathBytes);
 }
 
 void check_name(std::string_view name, std::string_view whole) {
   if (name.empty()) {
-    reject("store-path.name", fmt::format("store path '{}' has no name", shown(whole)));
+    reject_path("store-path.name", fmt::format("store path '{}' has no name", shown(whole)));
   }
   if (name.size() > StorePath::kNameLimit) {
-    reject("store-path.name",
-           fmt::format("store path '{}' has a name of {} characters, more than {}",
-                       shown(whole),
-                       name.size(),
-                       StorePath::kNameLimit));
+    reject_path("store-path.name",
+                fmt::format("store path '{}' has a name of {} characters, more than {}",
+                            shown(whole),
+                            name.size(),
+                            StorePath::kNameLimit));
   }
   const auto foreign = std::find_if(name.begin(), name.end(), [](char c) {
     return !kIsNameCharacter[static_cast<unsigned char>(c)];
   });
   if (foreign != name.end()) {
-    reject("store-path.name",
-           fmt::format("the name of store path '{}' has the foreign byte {:#04x}",
-                       shown(whole),
-                       static_cast<unsigned>(static_cast<unsigned char>(*foreign))));
+    reject_path("store-path.name",
+                fmt::format("the name of store path '{}' has the foreign byte {:#04x}",
+                            shown(whole),
+                            static_cast<unsigned>(static_cast<unsigned char>(*foreign))));
   }
   if (name == "." || name == ".." || name.starts_with(".-") || name.starts_with("..-")) {
-    reject(
+    reject_path(
         "store-path.name",
         fmt::format("the name of store path '{}' is or begins with a dot directory", shown(whole)));
   }
@@ -65,16 +65,17 @@ void check_name(std::string_view name, std::string_view whole) {
 
 StorePath StorePath::parse(std::string_view base_name) {
   if (base_name.size() <= kHashLength || base_name[kHashLength] != '-') {
-    reject("store-path.hash",
-           fmt::format("store path '{}' does not begin with {} characters and a dash",
-                       shown(base_name),
-                       kHashLength));
+    reject_path("store-path.hash",
+                fmt::format("store path '{}' does not begin with {} characters and a dash",
+                            shown(base_name),
+                            kHashLength));
   }
   for (std::size_t i = 0; i < kHashLength; ++i) {
     if (!is_nix32(base_name[i])) {
-      reject("store-path.hash",
-             fmt::format(
-                 "the hash of store path '{}' has a foreign character at {}", shown(base_name), i));
+      reject_path("store-path.hash",
+                  fmt::format("the hash of store path '{}' has a foreign character at {}",
+                              shown(base_name),
+                              i));
     }
   }
   check_name(base_name.substr(kHashLength + 1), base_name);
@@ -83,8 +84,8 @@ StorePath StorePath::parse(std::string_view base_name) {
 
 StorePath::StorePath(ByteView digest20, std::string_view name) {
   if (digest20.size() != 20) {
-    reject("store-path.hash",
-           fmt::format("the digest of a store path has {} bytes, not 20", digest20.size()));
+    reject_path("store-path.hash",
+                fmt::format("the digest of a store path has {} bytes, not 20", digest20.size()));
   }
   check_name(name, name);
   base_name_ = nix32_encode(digest20);
@@ -109,8 +110,9 @@ void sort_unique(StorePaths& paths) {
 
 StoreDir::StoreDir(std::string dir) : dir_(std::move(dir)) {
   if (dir_.size() > kStoreDirLimit) {
-    reject("store-dir.invalid",
-           fmt::format("a store directory of {} bytes exceeds {}", dir_.size(), kStoreDirLimit));
+    reject_path(
+        "store-dir.invalid",
+        fmt::format("a store directory of {} bytes exceeds {}", dir_.size(), kStoreDirLimit));
   }
   const std::string closed = dir_ + '/';
   const bool bad = dir_.size() < 2 || dir_.front() != '/' || dir_.back() == '/' ||
@@ -118,8 +120,8 @@ StoreDir::StoreDir(std::string dir) : dir_(std::move(dir)) {
                    closed.find("/./") != std::string::npos ||
                    closed.find("/../") != std::string::npos;
   if (bad) {
-    reject("store-dir.invalid",
-           fmt::format("'{}' is not an absolute, plain directory", shown(dir_)));
+    reject_path("store-dir.invalid",
+                fmt::format("'{}' is not an absolute, plain directory", shown(dir_)));
   }
 }
 
@@ -136,8 +138,8 @@ StorePath StoreDir::parse(std::string_view full_path) const {
   const bool inside = full_path.size() > dir_.size() && full_path.starts_with(dir_) &&
                       full_path[dir_.size()] == '/';
   if (!inside || full_path.find('/', dir_.size() + 1) != std::string_view::npos) {
-    reject("store-path.outside",
-           fmt::format("path '{}' does not lie directly in '{}'", shown(full_path), dir_));
+    reject_path("store-path.outside",
+                fmt::format("path '{}' does not lie directly in '{}'", shown(full_path), dir_));
   }
   return StorePath::parse(full_path.substr(dir_.size() + 1));
 }

@@ -11,7 +11,7 @@ namespace nixbuild::protocol::worker {
 
 namespace {
 
-constexpr std::size_t kShownBytes = 200;
+constexpr std::size_t kShownLogBytes = 200;
 constexpr std::string_view kErrorType = "Error";
 
 [[noreturn]] void reject(std::string message) {
@@ -72,7 +72,7 @@ void LogFields::write(Encoder& encoder, const std::vector<LogField>& value) {
 void ErrorType::read(Decoder& decoder, Failure&) {
   const std::string_view type = decoder.string();
   if (type != kErrorType) {
-    reject(fmt::format("'{}' stands where an error begins", type.substr(0, kShownBytes)));
+    reject(fmt::format("'{}' stands where an error begins", type.substr(0, kShownLogBytes)));
   }
 }
 

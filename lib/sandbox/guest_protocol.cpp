@@ -12,7 +12,7 @@ namespace nixbuild::sandbox {
 
 namespace {
 
-constexpr const char* kCode = "sandbox.protocol";
+constexpr const char* kProtocolCode = "sandbox.protocol";
 /// What is consumed of a buffer is dropped once it is this much.
 constexpr std::size_t kCompactAt = 64 * kKiB;
 
@@ -29,7 +29,7 @@ enum Type : std::uint32_t {
 };
 
 [[noreturn]] void refuse(std::string message) {
-  throw Error(Reaction::Reject, kCode, std::move(message));
+  throw Error(Reaction::Reject, kProtocolCode, std::move(message));
 }
 
 std::uint32_t load_u32(const char* at) {

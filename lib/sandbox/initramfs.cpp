@@ -15,9 +15,9 @@ namespace nixbuild::sandbox {
 
 namespace {
 
-constexpr const char* kCode = "sandbox.initramfs";
+constexpr const char* kInitramfsCode = "sandbox.initramfs";
 
-struct FreeArchive {
+struct FreeWriter {
   void operator()(struct archive* writer) const noexcept { archive_write_free(writer); }
 };
 
@@ -25,10 +25,10 @@ struct FreeEntry {
   void operator()(struct archive_entry* entry) const noexcept { archive_entry_free(entry); }
 };
 
-using Writer = std::unique_ptr<struct archive, FreeArchive>;
+using Writer = std::unique_ptr<struct archive, FreeWriter>;
 
-[[noreturn]] void refuse(std::string message) {
-  throw Error(Reaction::Reject, kCode, std::move(message));
+[[noreturn]] void refuse_initramfs(std::string message) {
+  throw Error(Reaction::Reject, kInitramfsCode, std::move(message));
 }
 
 struct File {
@@ -46,7 +46,7 @@ la_ssize_t append(struct archive*, void* out, const void* data, std::size_t size
 void check(struct archive* writer, int result) {
   if (result < ARCHIVE_OK) {
     const char* text = archive_error_string(writer);
-    throw Error(Reaction::Internal, kCode, text == nullptr ? "libarchive failed" : text);
+    throw Error(Reaction::Internal, kInitramfsCode, text == nullptr ? "libarchive failed" : text);
   }
 }
 
@@ -68,7 +68,7 @@ void put(struct archive* writer, const std::string& path, const File& file) {
 
 Bytes build_initramfs(const InitramfsInputs& inputs) {
   if (inputs.guest.empty() || inputs.busybox.empty()) {
-    refuse("the guest program or the shell is empty");
+    refuse_initramfs("the guest program or the shell is empty");
   }
   const File folder{{}, S_IFDIR | 0755};
   // The map's order is the archive's: every folder before what is in it.
@@ -89,10 +89,10 @@ Bytes build_initramfs(const InitramfsInputs& inputs) {
   for (const auto& module : inputs.modules) {
     if (!nar::valid_name(module.file) || module.file.find('\n') != std::string::npos ||
         module.file == "order") {
-      refuse(fmt::format("'{}' is no name for a module's file", module.file));
+      refuse_initramfs(fmt::format("'{}' is no name for a module's file", module.file));
     }
     if (!files.emplace("modules/" + module.file, File{module.contents}).second) {
-      refuse(fmt::format("module '{}' is given twice", module.file));
+      refuse_initramfs(fmt::format("module '{}' is given twice", module.file));
     }
     order += module.file + "\n";
   }

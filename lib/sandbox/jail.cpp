@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kCode = "sandbox.spawn";
+constexpr const char* kJailCode = "sandbox.spawn";
 
 struct Clone {
   pid_t pid = -1;
@@ -58,7 +58,7 @@ void map_own_user(pid_t pid) {
   write_text(process + "setgroups", "deny");
   if (!write_text(process + "uid_map", fmt::format("{0} {0} 1\n", ::getuid())) ||
       !write_text(process + "gid_map", fmt::format("{0} {0} 1\n", ::getgid()))) {
-    throw_system_error(kCode, "mapping the user of the emulator");
+    throw_system_error(kJailCode, "mapping the user of the emulator");
   }
 }
 
@@ -117,13 +117,13 @@ jail::ChildPlan plan_child(const JailSettings& settings,
 /// Waits for the exec (the socket closes) or for a report of what failed.
 void wait_for_exec(int status) {
   jail::ChildFailure failure{};
-  const auto got = system_call(kCode, "waiting for the emulator to start", [&] {
+  const auto got = system_call(kJailCode, "waiting for the emulator to start", [&] {
     return ::recv(status, &failure, sizeof failure, MSG_WAITALL);
   });
   if (got == sizeof failure) {
     failure.step[sizeof failure.step - 1] = '\0';
     throw Error(Reaction::Internal,
-                kCode,
+                kJailCode,
                 fmt::format("{}: {}", failure.step, std::strerror(failure.error)));
   }
 }
@@ -199,13 +199,13 @@ JailedProcess start_jailed(const JailSettings& settings,
   std::error_code error;
   fs::create_directory(mount_point, error);
   int ends[2];
-  system_call(kCode, "socketpair", [&] {
+  system_call(kJailCode, "socketpair", [&] {
     return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends);
   });
   const UniqueFd parent_end(ends[0]);
   UniqueFd child_end(ends[1]);
-  const UniqueFd input(
-      system_call(kCode, "/dev/null", [&] { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }));
+  const UniqueFd input(system_call(
+      kJailCode, "/dev/null", [&] { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }));
 
   auto plan = plan_child(settings, arguments, keep);
   plan.root = mount_point.string();
@@ -233,7 +233,7 @@ JailedProcess start_jailed(const JailSettings& settings,
       jail::run_child(plan);
     }
     if (clone.pid < 0) {
-      throw_system_error(kCode, "starting a process");
+      throw_system_error(kJailCode, "starting a process");
     }
   }
   if (!settings.uid) {
@@ -247,7 +247,7 @@ JailedProcess start_jailed(const JailSettings& settings,
   if (process.report().user_namespace) {
     map_own_user(clone.pid);
   }
-  system_call(kCode, "starting the emulator", [&] {
+  system_call(kJailCode, "starting the emulator", [&] {
     return ::send(parent_end.get(), "g", 1, MSG_NOSIGNAL);
   });
   wait_for_exec(parent_end.get());

@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 namespace {
 
 constexpr std::size_t kMaxIndex = 16 * kMiB;
-constexpr std::size_t kMaxModule = 64 * kMiB;
+constexpr std::size_t kMaxModuleFile = 64 * kMiB;
 constexpr std::size_t kMaxInstalled = 100'000;
 
 /// `kernel/drivers/virtio/virtio-rng.ko.xz` → `virtio_rng`; empty for anything that is no module.
@@ -63,9 +63,9 @@ std::string read_index(const fs::path& file) {
 
 /// The `depends=` mark of a module's .modinfo: for folders that depmod has not seen.
 std::vector<std::string> depends_of(const fs::path& file) {
-  const auto packed = read_file(file.c_str(), kMaxModule, "sandbox.kernel-module");
+  const auto packed = read_file(file.c_str(), kMaxModuleFile, "sandbox.kernel-module");
   const auto module =
-      decompress(packed, kMaxModule, "sandbox.kernel-module", file.filename().string());
+      decompress(packed, kMaxModuleFile, "sandbox.kernel-module", file.filename().string());
   const auto text = text_of(module);
   const std::string mark("\0depends=", 9);
   std::vector<std::string> names;

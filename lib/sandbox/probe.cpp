@@ -31,8 +31,8 @@ constexpr std::size_t kPdpt = 0x2000;
 constexpr std::size_t kDirectory = 0x3000;
 constexpr std::size_t kGdt = 0x4000;
 constexpr std::size_t kIdt = 0x5000;
-constexpr std::size_t kCode = 0x6000;
-constexpr std::size_t kHandler = 0x7000;
+constexpr std::size_t kCodeAddress = 0x6000;
+constexpr std::size_t kHandlerAddress = 0x7000;
 constexpr std::size_t kStackTop = 0x9000;
 
 /// 20 million rounds take a processor about 10 ms, an instruction emulator longer than any
@@ -88,9 +88,9 @@ void write_guest(std::uint8_t* memory) noexcept {
   put64(kDirectory, 0x83); // one 2 MiB page at 0
   put64(kGdt + 8, 0x00af9b000000ffff);
   put64(kGdt + 16, 0x00cf93000000ffff);
-  put64(kIdt + 3 * 16, std::uint64_t{0x8e} << 40 | std::uint64_t{8} << 16 | kHandler);
-  std::memcpy(memory + kCode, kProgram.data(), kProgram.size());
-  std::memcpy(memory + kHandler, kInt3Handler.data(), kInt3Handler.size());
+  put64(kIdt + 3 * 16, std::uint64_t{0x8e} << 40 | std::uint64_t{8} << 16 | kHandlerAddress);
+  std::memcpy(memory + kCodeAddress, kProgram.data(), kProgram.size());
+  std::memcpy(memory + kHandlerAddress, kInt3Handler.data(), kInt3Handler.size());
 }
 
 void set_segment(kvm_segment& segment, std::uint16_t selector, std::uint8_t type) noexcept {
@@ -123,7 +123,7 @@ bool set_registers(int cpu) noexcept {
     set_segment(*segment, 16, 3);
   }
   kvm_regs general{};
-  general.rip = kCode;
+  general.rip = kCodeAddress;
   general.rsp = kStackTop;
   general.rflags = 2;
   return ::ioctl(cpu, KVM_SET_SREGS, &special) == 0 && ::ioctl(cpu, KVM_SET_REGS, &general) == 0;

@@ -18,10 +18,10 @@ namespace {
 constexpr std::uint64_t kSector = 512;
 constexpr std::uint64_t kBlock = 4096;
 constexpr std::uint64_t kMaxDisk = std::uint64_t{1} << 44; // 2^32 EROFS blocks
-constexpr const char* kCode = "sandbox.disk";
+constexpr const char* kDiskCode = "sandbox.disk";
 
 [[noreturn]] void bad_disk(std::string message) {
-  throw Error(Reaction::Reject, kCode, std::move(message));
+  throw Error(Reaction::Reject, kDiskCode, std::move(message));
 }
 
 UniqueFd unlinked_file(const std::filesystem::path& directory) {
@@ -30,15 +30,15 @@ UniqueFd unlinked_file(const std::filesystem::path& directory) {
     return UniqueFd(fd);
   }
   std::string name = (directory / "pack-XXXXXX").string();
-  UniqueFd file(system_call(kCode, name, [&] { return ::mkostemp(name.data(), O_CLOEXEC); }));
-  system_call(kCode, name, [&] { return ::unlink(name.c_str()); });
+  UniqueFd file(system_call(kDiskCode, name, [&] { return ::mkostemp(name.data(), O_CLOEXEC); }));
+  system_call(kDiskCode, name, [&] { return ::unlink(name.c_str()); });
   return file;
 }
 
 UniqueFd open_again_read_only(const UniqueFd& file) {
   const auto path = fmt::format("/proc/self/fd/{}", file.get());
   return UniqueFd(
-      system_call(kCode, path, [&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
+      system_call(kDiskCode, path, [&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
 }
 
 void copy_by_hand(
@@ -46,14 +46,14 @@ void copy_by_hand(
   Bytes buffer(std::min<std::uint64_t>(length, 256 * kKiB));
   while (length > 0) {
     const auto want = std::min<std::uint64_t>(length, buffer.size());
-    const auto got = system_call(kCode, "reading an input", [&] {
+    const auto got = system_call(kDiskCode, "reading an input", [&] {
       return ::pread(from, buffer.data(), want, static_cast<off_t>(offset));
     });
     if (got == 0) {
       bad_disk(fmt::format("an extent ends {} bytes beyond its file's end", length));
     }
     for (ssize_t put = 0; put < got;) {
-      put += system_call(kCode, "writing the pack", [&] {
+      put += system_call(kDiskCode, "writing the pack", [&] {
         return ::pwrite(to,
                         buffer.data() + put,
                         static_cast<std::size_t>(got - put),
@@ -97,7 +97,7 @@ void check_extent(const DiskExtent& extent) {
 
   struct stat status {};
 
-  system_call(kCode, "an input file", [&] { return ::fstat(extent.fd.get(), &status); });
+  system_call(kDiskCode, "an input file", [&] { return ::fstat(extent.fd.get(), &status); });
   if (S_ISREG(status.st_mode) &&
       extent.offset + extent.length > static_cast<std::uint64_t>(status.st_size)) {
     bad_disk(fmt::format("extent up to byte {} lies beyond its file's {} bytes",
@@ -177,9 +177,9 @@ MappedDisk map_disk(std::vector<DiskExtent> plan, const std::filesystem::path& d
 
 UniqueFd sealed_file(std::string_view contents) {
   const UniqueFd file(system_call(
-      kCode, "a file in memory", [&] { return ::memfd_create("nixbuild", MFD_CLOEXEC); }));
+      kDiskCode, "a file in memory", [&] { return ::memfd_create("nixbuild", MFD_CLOEXEC); }));
   while (!contents.empty()) {
-    const auto put = system_call(kCode, "writing a file in memory", [&] {
+    const auto put = system_call(kDiskCode, "writing a file in memory", [&] {
       return ::write(file.get(), contents.data(), contents.size());
     });
     contents.remove_prefix(static_cast<std::size_t>(put));

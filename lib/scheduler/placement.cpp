@@ -1,5 +1,6 @@
 #include "state.hpp"
 
+#include <nixbuild/base/bytes.hpp>
 #include <nixbuild/base/error.hpp>
 
 #include <fmt/format.h>
@@ -12,7 +13,6 @@ namespace nixbuild::scheduler {
 namespace {
 
 constexpr double kElsewhere = 1000; ///< above any score of fit
-constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 
 bool builds_for(const std::set<std::string>& platforms, const std::string& platform) {
   return platform == kEveryPlatform || platforms.contains(platform);

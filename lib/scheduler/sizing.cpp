@@ -1,3 +1,4 @@
+#include <nixbuild/base/bytes.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/scheduler/history.hpp>
 
@@ -12,7 +13,6 @@ namespace nixbuild::scheduler {
 
 namespace {
 
-constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
 constexpr std::uint64_t kMostCounted = 1'048'576;
 

@@ -2,6 +2,7 @@
 #include "segment/crc32c.hpp"
 #include "segment/directory.hpp"
 #include "segment/inode.hpp"
+#include "segment/scan.hpp"
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/nar/name.hpp>
@@ -23,7 +24,6 @@ namespace {
 /// Files up to this size lie in the metadata. Composition copies metadata, and what is inline does
 /// not go by sendfile: so not much; but each file outside costs a block.
 constexpr std::uint64_t kInlineFile = 1024;
-constexpr std::size_t kMaxDepth = 1024;
 
 enum class Expect : std::uint8_t { Node, Contents, Entry, Nothing };
 

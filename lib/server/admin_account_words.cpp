@@ -6,7 +6,6 @@ namespace nixbuild::server {
 
 namespace {
 
-constexpr OptionSpec kJson{"--json", "", "one JSON value instead of a table"};
 constexpr OptionSpec kPermission{
     "--permission",
     "PERMISSION",

@@ -105,7 +105,7 @@ store::BuildRecord build_of_argument(const AdminCall& call) {
 namespace {
 
 /// From the start, or the question where it waits, to the end, or now.
-std::int64_t duration_us(const store::BuildRecord& record) {
+std::int64_t record_duration_us(const store::BuildRecord& record) {
   const auto from = record.started_us != 0 ? record.started_us : record.created_us;
   const auto to = record.stopped_us != 0 ? record.stopped_us : now_us();
   return from == 0 || to < from ? 0 : to - from;
@@ -137,7 +137,7 @@ json::object as_json(const model::StoreDir& dir, const store::BuildRecord& recor
                       {"created", time_or_null(record.created_us)},
                       {"started", time_or_null(record.started_us)},
                       {"stopped", time_or_null(record.stopped_us)},
-                      {"durationSeconds", static_cast<double>(duration_us(record)) / 1e6},
+                      {"durationSeconds", static_cast<double>(record_duration_us(record)) / 1e6},
                       {"cpus", record.cpus},
                       {"memoryBytes", record.memory_bytes},
                       {"peakMemoryBytes", record.peak_memory_bytes},
@@ -167,7 +167,7 @@ std::string as_text(const model::StoreDir& dir, const store::BuildRecord& record
   line("created", human_time(record.created_us / 1'000'000));
   line("started", human_time(record.started_us / 1'000'000));
   line("stopped", human_time(record.stopped_us / 1'000'000));
-  line("time", human_duration(duration_us(record)));
+  line("time", human_duration(record_duration_us(record)));
   line("machine",
        fmt::format("{} cpus, {}, {}",
                    record.cpus,
@@ -249,7 +249,7 @@ AdminAnswer show_builds(const AdminCall& call) {
       table.add({std::to_string(record.id),
                  std::string(status_name(record)),
                  human_time(record.started_us / 1'000'000),
-                 human_duration(duration_us(record)),
+                 human_duration(record_duration_us(record)),
                  human_size(record.log_bytes),
                  record.derivation});
       list.push_back(as_json(call.parts.store.dir(), record));
@@ -302,7 +302,7 @@ std::string end_of(const store::BuildRecord& record) {
   return fmt::format("build {}: {} after {}{}{}\n",
                      record.id,
                      status_name(record),
-                     human_duration(duration_us(record)),
+                     human_duration(record_duration_us(record)),
                      record.error.empty() ? "" : ": ",
                      printable(record.error));
 }

@@ -9,8 +9,6 @@ namespace nixbuild::server {
 
 namespace {
 
-constexpr OptionSpec kJson{"--json", "", "one JSON value instead of a table"};
-
 constexpr std::string_view kWaysToNamePaths =
     "A PATH is a full store path, the part behind the store directory, or the 32 characters of\n"
     "its hash.";

@@ -27,6 +27,9 @@ struct OptionSpec {
   std::string_view help;
 };
 
+/// Of every listing.
+inline constexpr OptionSpec kJson{"--json", "", "one JSON value instead of a table"};
+
 struct CommandSpec {
   std::string_view words;     ///< `path info`
   std::string_view arguments; ///< as the usage line shows them

@@ -16,7 +16,7 @@ namespace json = boost::json;
 
 namespace {
 
-using Handler = ApiAnswer (*)(ApiCall&);
+using ApiHandler = ApiAnswer (*)(ApiCall&);
 
 /// For whom a page is.
 enum class Scope : std::uint8_t { Account, Server };
@@ -25,7 +25,7 @@ struct Route {
   std::string_view method;
   std::array<std::string_view, 3> parts; ///< `*`: any; an empty one: the path has ended
   Permission permission;
-  Handler handler;
+  ApiHandler handler;
   Scope scope = Scope::Account;
 };
 

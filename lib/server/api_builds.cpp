@@ -19,9 +19,9 @@ namespace json = boost::json;
 
 namespace {
 
-constexpr std::uint64_t kDefaultLimit = 50;
+constexpr std::uint64_t kDefaultBuilds = 50;
 constexpr std::uint64_t kMostListed = 1000;
-constexpr std::size_t kLogPiece = 64 * kKiB;
+constexpr std::size_t kAnsweredLogPiece = 64 * kKiB;
 
 double seconds(std::int64_t microseconds) {
   return static_cast<double>(microseconds) / 1e6;
@@ -179,7 +179,7 @@ matching_builds(const ApiCall& call, const BuildFilter& filter, std::size_t limi
 
 ApiAnswer list_builds(ApiCall& call) {
   const auto filter = BuildFilter::take(call.query);
-  const auto limit = call.query.take_number("limit", 1, kMostListed).value_or(kDefaultLimit);
+  const auto limit = call.query.take_number("limit", 1, kMostListed).value_or(kDefaultBuilds);
   call.query.expect_empty();
   json::array list;
   for (const auto& record : matching_builds(call, filter, limit)) {
@@ -214,7 +214,7 @@ LogBytes Api::read_log(const LogRequest& log, std::uint64_t offset) const {
     finished = !record || record->status.has_value();
   }
   LogBytes piece;
-  piece.bytes = parts_.logs.read(log.build, offset, kLogPiece).value_or(std::string());
+  piece.bytes = parts_.logs.read(log.build, offset, kAnsweredLogPiece).value_or(std::string());
   piece.ended = finished && piece.bytes.empty();
   return piece;
 }

@@ -25,7 +25,7 @@ void put_into(json::object& object, const Spent& spent) {
 }
 
 /// One object for each part of a sum.
-json::array list_of(std::string_view name, const std::map<std::string, Spent>& parts) {
+json::array spent_list(std::string_view name, const std::map<std::string, Spent>& parts) {
   json::array list;
   for (const auto& [part, spent] : parts) {
     json::object entry{{name, part}};
@@ -114,12 +114,12 @@ ApiAnswer show_usage(ApiCall& call) {
   json::array list;
   for (const auto& account : accounts) {
     const auto usage = usage_of(db, account.id, from, to);
-    auto day_list = list_of("date", usage.days);
+    auto day_list = spent_list("date", usage.days);
     json::object entry{{"account", account.name}};
     put_into(entry, usage.sum);
     entry["days"] = std::move(day_list);
-    entry["keys"] = list_of("key", usage.keys);
-    entry["tags"] = list_of("tag", usage.tags);
+    entry["keys"] = spent_list("key", usage.keys);
+    entry["tags"] = spent_list("tag", usage.tags);
     list.push_back(std::move(entry));
     total.add(usage.sum);
   }

@@ -18,7 +18,7 @@ namespace asio = boost::asio;
 
 namespace {
 
-constexpr std::size_t kLogPiece = 64 * kKiB;
+constexpr std::size_t kWatchedLogPiece = 64 * kKiB;
 /// How soon a silent build's follower notices that the client has left.
 constexpr std::chrono::milliseconds kLookUp{400};
 
@@ -80,7 +80,7 @@ void expect_wanted(const HangUpWatch& client, const bool& stop) {
 aio::Task<std::optional<std::string>>
 stored_log(const SessionParts& parts, std::int64_t number, std::uint64_t offset) {
   auto work = [&parts, number, offset] {
-    return parts.logs.read(number, offset, kLogPiece);
+    return parts.logs.read(number, offset, kWatchedLogPiece);
   };
   co_return co_await parts.pool.run(std::move(work));
 }

@@ -6,7 +6,7 @@ namespace nixbuild::server {
 
 namespace {
 
-constexpr std::string_view kHead = R"(# Settings
+constexpr std::string_view kDocumentHead = R"(# Settings
 
 Made from the table in `lib/server/settings_table.cpp`: change it there, then run the unit tests of the
 server with `NIXBUILD_TEST_ACCEPT=1`.
@@ -63,7 +63,7 @@ std::string default_of(const SettingSpec& spec) {
 } // namespace
 
 std::string settings_document() {
-  std::string text(kHead);
+  std::string text(kDocumentHead);
   for (const auto& spec : settings_table()) {
     text += fmt::format("| [`{}`](#{}) | {} | {} | {} | {} |\n",
                         spec.name,

@@ -17,7 +17,7 @@ namespace {
 
 constexpr std::string_view kOurs = "NIXBUILD_";
 constexpr std::string_view kTheirs = "NIXBUILDNET_";
-constexpr std::string_view kTag = "TAG_";
+constexpr std::string_view kTagVariable = "TAG_";
 constexpr std::size_t kMostWarnings = 20;
 
 /// Variables with these names, or beginning with these words, are no settings.
@@ -87,8 +87,8 @@ void apply(EffectiveSettings& settings,
            Warnings& warnings) {
   weakest_first(variables);
   for (const auto& variable : variables) {
-    if (variable.name.starts_with(kTag)) {
-      const auto name = variable.name.substr(kTag.size());
+    if (variable.name.starts_with(kTagVariable)) {
+      const auto name = variable.name.substr(kTagVariable.size());
       if (!key_tags.contains(std::string(name))) {
         put_tag(tags, name, variable.value);
       }
@@ -272,7 +272,8 @@ EffectiveSettings SessionSettings::layered(const model::BasicDerivation& derivat
   } else {
     const auto meant =
         std::find_if(variables.begin(), variables.end(), [](const Variable& variable) {
-          return variable.name.starts_with(kTag) || setting_of_variable(variable.name) != nullptr;
+          return variable.name.starts_with(kTagVariable) ||
+                 setting_of_variable(variable.name) != nullptr;
         });
     if (meant != variables.end()) {
       warnings.add(fmt::format("{} of the derivation is ignored: settings-from-drv-env is off",

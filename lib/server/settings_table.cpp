@@ -17,7 +17,7 @@ constexpr std::uint8_t kBuild = kSession | bit(SettingLevel::Derivation);
 constexpr std::uint8_t kAll = kBuild | bit(SettingLevel::Client);
 
 constexpr std::int64_t kMostCpus = 4096;
-constexpr std::int64_t kMostMib = 1LL << 30;
+constexpr std::int64_t kMostSettingMib = 1LL << 30;
 constexpr std::int64_t kMostSeconds = 365LL * 86400;
 constexpr std::int64_t kMostBytes = 1LL << 60;
 
@@ -69,7 +69,7 @@ constexpr std::array<SettingSpec, kSettingCount> kTable = {{
      "",
      "as the machine and the scheduler decide",
      256,
-     kMostMib,
+     kMostSettingMib,
      kBuild,
      false,
      R::Cap,
@@ -81,7 +81,7 @@ constexpr std::array<SettingSpec, kSettingCount> kTable = {{
      "",
      "no lower bound",
      1,
-     kMostMib,
+     kMostSettingMib,
      kBuild,
      false,
      R::Override,
@@ -93,7 +93,7 @@ constexpr std::array<SettingSpec, kSettingCount> kTable = {{
      "",
      "`builds.build-memory-mib` of the configuration for the whole build",
      64,
-     kMostMib,
+     kMostSettingMib,
      kBuild,
      false,
      R::Override,
@@ -372,7 +372,7 @@ constexpr std::array<SettingSpec, kSettingCount> kTable = {{
      "",
      "unlimited",
      0,
-     kMostMib,
+     kMostSettingMib,
      kOperator,
      true,
      R::Override,

@@ -114,7 +114,7 @@ void check_rsa(BlobReader& reader) {
   }
 }
 
-std::vector<std::string_view> words_of(std::string_view line) {
+std::vector<std::string_view> key_words_of(std::string_view line) {
   constexpr std::string_view blanks = " \t";
   std::vector<std::string_view> words;
   for (;;) {
@@ -137,7 +137,7 @@ std::string_view only_line(std::string_view text) {
     if (line.ends_with('\r')) {
       line.remove_suffix(1);
     }
-    const auto words = words_of(line);
+    const auto words = key_words_of(line);
     if (words.empty() || words.front().starts_with('#')) {
       continue;
     }
@@ -165,7 +165,7 @@ PublicKey parse_public_key(std::string_view text) {
                 ".pub");
   }
   const auto line = only_line(text);
-  const auto words = words_of(line);
+  const auto words = key_words_of(line);
   if (is_other_algorithm(words.front())) {
     unsupported(fmt::format("keys of the kind {} are not taken", shown_value(words.front())));
   }

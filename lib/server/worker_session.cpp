@@ -14,7 +14,7 @@ namespace worker = protocol::worker;
 
 namespace {
 
-constexpr std::size_t kReadBuffer = 256 * kKiB;
+constexpr std::size_t kWorkerReadBuffer = 256 * kKiB;
 constexpr std::string_view kDaemonVersion = "nixbuild " NIXBUILD_VERSION;
 
 /// After these the client's stream stands nobody knows where, or there is no client.
@@ -42,7 +42,7 @@ WorkerState::WorkerState(const SessionParts& parts,
     : parts_(parts), limits_(limits), caller_(std::move(caller)), account_(caller_.account),
       in_(std::move(in)), out_(std::make_shared<SharedWriter>(std::move(out), limits.stalled)),
       reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account_)),
-      buffer_(kReadBuffer) {
+      buffer_(kWorkerReadBuffer) {
   if (caller_.times == nullptr) {
     caller_.times = std::make_shared<SessionTimes>(parts.clock);
   }

@@ -42,7 +42,7 @@ constexpr std::chrono::seconds kConnectTime{60};
 constexpr std::chrono::seconds kSilence{300};
 constexpr int kRedirects = 10;
 constexpr std::uint32_t kMaxHeader = 64 * kKiB;
-constexpr std::size_t kPiece = 128 * kKiB;
+constexpr std::size_t kFetchPiece = 128 * kKiB;
 constexpr std::size_t kMaxNetrc = kMiB;
 
 [[noreturn]] void try_again(std::string message) {
@@ -229,7 +229,7 @@ private:
     check(
         complete(kSilence, [&](auto done) { http::async_write(stream, request, std::move(done)); }),
         "asking the server");
-    beast::flat_buffer buffer(kPiece);
+    beast::flat_buffer buffer(kFetchPiece);
     http::response_parser<http::buffer_body> answer;
     answer.header_limit(kMaxHeader);
     answer.body_limit(boost::none);
@@ -253,7 +253,7 @@ private:
                  beast::flat_buffer& buffer,
                  http::response_parser<http::buffer_body>& answer,
                  ByteSink& body) {
-    Bytes piece(kPiece);
+    Bytes piece(kFetchPiece);
     while (!answer.is_done()) {
       answer.get().body().data = piece.data();
       answer.get().body().size = piece.size();
@@ -291,7 +291,7 @@ std::uint64_t copy_file(const std::string& path, const Call& call, ByteSink& bod
   if (!file) {
     give_up(fmt::format("cannot open '{}'", path));
   }
-  Bytes piece(kPiece);
+  Bytes piece(kFetchPiece);
   std::uint64_t total = 0;
   for (;;) {
     const auto got = static_cast<std::size_t>(

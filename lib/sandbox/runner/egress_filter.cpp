@@ -15,7 +15,7 @@ namespace nixbuild::sandbox::runner {
 
 namespace {
 
-constexpr std::size_t kPiece = 256 * kKiB;
+constexpr std::size_t kFilterPiece = 256 * kKiB;
 /// Queued for one side before the other one is not read any more.
 constexpr std::size_t kQueue = 1 * kMiB;
 
@@ -49,7 +49,7 @@ private:
 
 /// Reads what is there into `stream`. False at the end.
 bool read_into(const UniqueFd& socket, FrameStream& stream) {
-  static thread_local std::array<std::uint8_t, kPiece> piece;
+  static thread_local std::array<std::uint8_t, kFilterPiece> piece;
   const auto got = ::recv(socket.get(), piece.data(), piece.size(), MSG_DONTWAIT);
   if (got < 0) {
     return errno == EAGAIN || errno == EINTR;

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kCode = "sandbox.spawn";
+constexpr const char* kMachineCode = "sandbox.spawn";
 constexpr const char* kEmulatorLog = "qemu.log";
 constexpr std::size_t kLastWords = 2000;
 /// What the emulator takes beside the guest's memory, in a memory limit.
@@ -31,11 +31,12 @@ constexpr std::uint64_t kTranslationCache = 256 * kMiB;
 /// Both ends of a port; ours does not block.
 std::pair<UniqueFd, UniqueFd> make_port() {
   int ends[2];
-  system_call(kCode, "socketpair", [&] {
+  system_call(kMachineCode, "socketpair", [&] {
     return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends);
   });
   std::pair<UniqueFd, UniqueFd> port{UniqueFd(ends[0]), UniqueFd(ends[1])};
-  system_call(kCode, "O_NONBLOCK", [&] { return ::fcntl(ends[0], F_SETFL, O_RDWR | O_NONBLOCK); });
+  system_call(
+      kMachineCode, "O_NONBLOCK", [&] { return ::fcntl(ends[0], F_SETFL, O_RDWR | O_NONBLOCK); });
   return port;
 }
 
@@ -63,7 +64,8 @@ EgressRules egress_rules(const Start& start) {
   for (std::string word; words >> word;) {
     const auto block = parse_address_block(word);
     if (!block) {
-      throw Error(Reaction::Reject, kCode, fmt::format("'{}' is no block of IPv4 addresses", word));
+      throw Error(
+          Reaction::Reject, kMachineCode, fmt::format("'{}' is no block of IPv4 addresses", word));
     }
     allowed.push_back(*block);
   }
@@ -75,7 +77,7 @@ EgressRules egress_rules(const Start& start) {
 UidSlot::UidSlot(const std::string& directory, std::uint32_t base, std::uint32_t count) {
   for (std::uint32_t slot = 0; slot < count; ++slot) {
     const auto path = fmt::format("{}/{}", directory, base + slot);
-    UniqueFd file(system_call(kCode, path, [&] {
+    UniqueFd file(system_call(kMachineCode, path, [&] {
       return ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     }));
     if (::flock(file.get(), LOCK_EX | LOCK_NB) == 0) {
@@ -84,7 +86,8 @@ UidSlot::UidSlot(const std::string& directory, std::uint32_t base, std::uint32_t
       return;
     }
   }
-  throw Error(Reaction::Busy, kCode, fmt::format("all {} uids of the pool are in use", count));
+  throw Error(
+      Reaction::Busy, kMachineCode, fmt::format("all {} uids of the pool are in use", count));
 }
 
 Machine::Machine(const Start& start,
@@ -134,7 +137,7 @@ Machine::Machine(const Start& start,
     fds.network = network_->emulator_end();
   }
   const auto command = qemu_command(machine, fds);
-  const UniqueFd words(system_call(kCode, kEmulatorLog, [] {
+  const UniqueFd words(system_call(kMachineCode, kEmulatorLog, [] {
     return ::open(kEmulatorLog, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_CLOEXEC, 0600);
   }));
   process = start_jailed(settings, command.arguments, command.descriptors, words.get());

@@ -22,11 +22,11 @@ namespace nixbuild::sandbox::runner {
 
 namespace {
 
-constexpr const char* kCode = "sandbox.spawn";
+constexpr const char* kHelperCode = "sandbox.spawn";
 
 std::pair<UniqueFd, UniqueFd> connected_pair() {
   int ends[2];
-  system_call(kCode, "socketpair", [&] {
+  system_call(kHelperCode, "socketpair", [&] {
     return ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends);
   });
   return {UniqueFd(ends[0]), UniqueFd(ends[1])};
@@ -54,7 +54,7 @@ pid_t start_passt(const std::string& program, const UniqueFd& socket, uid_t uid)
   }
   argv.push_back(nullptr);
   char* const environment[]{nullptr};
-  const auto pid = static_cast<pid_t>(system_call(kCode, program, [] { return ::fork(); }));
+  const auto pid = static_cast<pid_t>(system_call(kHelperCode, program, [] { return ::fork(); }));
   if (pid == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     ::fcntl(socket.get(), F_SETFD, 0);
@@ -68,23 +68,23 @@ pid_t start_passt(const std::string& program, const UniqueFd& socket, uid_t uid)
 void give_up_privileges(UniqueFd& guest, UniqueFd& helper, uid_t uid) {
   constexpr int first = 3;
   const auto keep = [](UniqueFd& socket, int at) {
-    system_call(kCode, "dup3", [&] { return ::dup3(socket.get(), at, O_CLOEXEC); });
+    system_call(kHelperCode, "dup3", [&] { return ::dup3(socket.get(), at, O_CLOEXEC); });
     [[maybe_unused]] const int copied = socket.release();
     socket = UniqueFd(at);
   };
   // Both out of the way of the numbers they are to have.
   guest = UniqueFd(system_call(
-      kCode, "fcntl", [&] { return ::fcntl(guest.get(), F_DUPFD_CLOEXEC, first + 2); }));
+      kHelperCode, "fcntl", [&] { return ::fcntl(guest.get(), F_DUPFD_CLOEXEC, first + 2); }));
   helper = UniqueFd(system_call(
-      kCode, "fcntl", [&] { return ::fcntl(helper.get(), F_DUPFD_CLOEXEC, first + 2); }));
+      kHelperCode, "fcntl", [&] { return ::fcntl(helper.get(), F_DUPFD_CLOEXEC, first + 2); }));
   keep(guest, first);
   keep(helper, first + 1);
-  system_call(kCode, "close_range", [] { return ::close_range(first + 2, ~0U, 0); });
+  system_call(kHelperCode, "close_range", [] { return ::close_range(first + 2, ~0U, 0); });
   if (uid != 0) {
     const auto gid = static_cast<gid_t>(uid);
-    system_call(kCode, "setgroups", [] { return ::setgroups(0, nullptr); });
-    system_call(kCode, "setresgid", [&] { return ::setresgid(gid, gid, gid); });
-    system_call(kCode, "setresuid", [&] { return ::setresuid(uid, uid, uid); });
+    system_call(kHelperCode, "setgroups", [] { return ::setgroups(0, nullptr); });
+    system_call(kHelperCode, "setresgid", [&] { return ::setresgid(gid, gid, gid); });
+    system_call(kHelperCode, "setresuid", [&] { return ::setresuid(uid, uid, uid); });
   }
   ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
   ::prctl(PR_SET_PDEATHSIG, SIGKILL); // a change of user has cleared it
@@ -122,7 +122,7 @@ NetworkHelper::NetworkHelper(const std::string& program, uid_t uid, const Egress
   }
   if (filter_ < 0) {
     end(std::exchange(passt_, -1));
-    throw_system_error(kCode, "fork");
+    throw_system_error(kHelperCode, "fork");
   }
   emulator_end_ = std::move(emulator);
 }

@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace adoption_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 using namespace std::chrono_literals;
@@ -260,3 +262,5 @@ TEST_CASE("adoption: limits of time count from the machine's start", "[build]") 
   CHECK(eventually([&] { return daemon.builds.running() == 0; }));
   CHECK(world.db->build(world.alice, 1)->status == BuildStatus::TimedOut);
 }
+
+} // namespace adoption_test

@@ -8,6 +8,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace check_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 using model::BuildStatus;
@@ -326,3 +328,5 @@ TEST_CASE("check: a client has its build repeated", "[build]") {
   CHECK(told.non_deterministic);
   CHECK(told.outputs.size() == 1);
 }
+
+} // namespace check_test

@@ -8,6 +8,8 @@
 #include <map>
 #include <string>
 
+namespace derivation_options_test {
+
 using namespace nixbuild;
 using build::Words;
 
@@ -205,3 +207,5 @@ TEST_CASE("structured files: the JSON is compact, sorted, and knows paths", "[bu
         R"({"out":"/nix/store/ygnhkm73da8rlsijix5xngqc6jvmxpjk-x"},"p":)"
         R"("/nix/store/ygnhkm73da8rlsijix5xngqc6jvmxpjk-x/bin","z":1.1})");
 }
+
+} // namespace derivation_options_test

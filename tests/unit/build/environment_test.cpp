@@ -5,6 +5,8 @@
 
 #include <map>
 
+namespace environment_test {
+
 using namespace nixbuild;
 
 namespace {
@@ -161,3 +163,5 @@ TEST_CASE("environment: what is not offered is refused with its reason", "[build
     }
   }
 }
+
+} // namespace environment_test

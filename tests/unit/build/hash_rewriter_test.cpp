@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+namespace hash_rewriter_test {
+
 using namespace nixbuild;
 using build::HashRewriter;
 
@@ -99,3 +101,5 @@ TEST_CASE("hash rewriter: what is no hash part is refused, and so are too many n
     CHECK(error.code() == "build.occurrences");
   }
 }
+
+} // namespace hash_rewriter_test

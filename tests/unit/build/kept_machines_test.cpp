@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace kept_machines_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 using model::BuildStatus;
@@ -142,3 +144,5 @@ TEST_CASE("kept machines: only a builder that has failed, and only where that wa
   CHECK(good.complete(std::move(request))->result().status == BuildStatus::Built);
   CHECK(keeper.kept.count() == 0);
 }
+
+} // namespace kept_machines_test

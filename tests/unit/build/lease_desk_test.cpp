@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+namespace lease_desk_test {
+
 using namespace nixbuild;
 
 namespace {
@@ -255,3 +257,5 @@ TEST_CASE("lease desk: a machine that runs already takes its capacity from the o
   CHECK(office.desk.nodes().front().cpus_used == 0);
   CHECK_FALSE(office.desk.explain(id));
 }
+
+} // namespace lease_desk_test

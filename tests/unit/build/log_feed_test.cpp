@@ -4,6 +4,8 @@
 
 #include <string>
 
+namespace log_feed_test {
+
 using namespace nixbuild;
 
 TEST_CASE("log feed: a follower from the start gets every byte in order", "[build]") {
@@ -36,3 +38,5 @@ TEST_CASE("log feed: memory stays bounded and what fell out is said to be missed
   CHECK_FALSE(newest.missed);
   CHECK(newest.bytes.size() == 1000);
 }
+
+} // namespace log_feed_test

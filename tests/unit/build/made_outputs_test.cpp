@@ -6,6 +6,8 @@
 #include <catch2/catch.hpp>
 #include <fmt/format.h>
 
+namespace made_outputs_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 using model::BuildStatus;
@@ -200,3 +202,5 @@ TEST_CASE("outputs that are refused are nobody's", "[build][reject]") {
   CHECK(world.db->all_paths(world.alice).empty());
   CHECK(daemon.complete(request)->result().status == BuildStatus::OutputRejected);
 }
+
+} // namespace made_outputs_test

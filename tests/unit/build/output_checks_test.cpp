@@ -6,6 +6,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace output_checks_test {
+
 using namespace nixbuild;
 
 namespace {
@@ -97,3 +99,5 @@ TEST_CASE("outputs: a cycle is refused by name", "[build][reject]") {
     CHECK(failure.message().find("cycle detected in build of 'x.drv'") == 0);
   }
 }
+
+} // namespace output_checks_test

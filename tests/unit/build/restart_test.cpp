@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace restart_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 using model::BuildStatus;
@@ -181,3 +183,5 @@ TEST_CASE("restarts: leaving between two machines ends the build", "[build]") {
   asker->leave();
   CHECK(eventually([&] { return daemon.builds.running() == 0; }));
 }
+
+} // namespace restart_test

@@ -3,6 +3,8 @@
 #include <catch2/catch.hpp>
 #include <fmt/format.h>
 
+namespace reuse_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 using namespace std::chrono_literals;
@@ -252,3 +254,5 @@ TEST_CASE("reuse: contents that were collected are built again", "[build]") {
   CHECK(daemon.executor.runs().size() >= 2);
   CHECK(back->ended());
 }
+
+} // namespace reuse_test

@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace shared_builds_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 using namespace std::chrono_literals;
@@ -187,3 +189,5 @@ TEST_CASE("shared builds: who waits for capacity is told after a second, and the
   CHECK(world.log_of(second->number()) == second->log());
   CHECK(world.db->build(world.alice, second->number())->log_bytes == second->log().size());
 }
+
+} // namespace shared_builds_test

@@ -11,11 +11,11 @@ using nixbuild::test::error_code_of;
 
 namespace {
 
-const StoreDir kDir;
+const StoreDir kTextDir;
 const std::string kPath = "/nix/store/7fkyl4dcd4wp3va6qyfxz7c7gac4dwp4-";
 
 std::string code(const std::string& text, const DerivationLimits& limits = {}) {
-  return error_code_of([&] { return parse_derivation(kDir, text, limits); });
+  return error_code_of([&] { return parse_derivation(kTextDir, text, limits); });
 }
 
 std::string with(const std::string& outputs,
@@ -29,7 +29,7 @@ std::string with(const std::string& outputs,
 DerivationOutput output(bool path, const std::string& method, const std::string& hash) {
   DerivationOutput out;
   if (path) {
-    out.path = kDir.parse(kPath + "x");
+    out.path = kTextDir.parse(kPath + "x");
   }
   out.method_algorithm = method;
   out.hash = hash;
@@ -43,23 +43,23 @@ TEST_CASE("derivation: every part is read", "[model]") {
       "Derive([(\"dev\",\"" + kPath + "a-dev\",\"\",\"\"),(\"out\",\"" + kPath +
       "a\",\"\",\"\")],[(\"" + kPath + "i.drv\",[\"dev\",\"out\"])],[\"" + kPath +
       "s\"],\"x86_64-linux\",\"/bin/sh\",[\"-c\",\"a\\\"b\\\\c\\nd\\te\\rf\"],[(\"k\",\"v\")])";
-  const auto derivation = parse_derivation(kDir, text);
-  CHECK(derivation.outputs.at("dev").path == kDir.parse(kPath + "a-dev"));
-  CHECK(derivation.input_derivations.at(kDir.parse(kPath + "i.drv")) ==
+  const auto derivation = parse_derivation(kTextDir, text);
+  CHECK(derivation.outputs.at("dev").path == kTextDir.parse(kPath + "a-dev"));
+  CHECK(derivation.input_derivations.at(kTextDir.parse(kPath + "i.drv")) ==
         std::set<std::string>{"dev", "out"});
-  CHECK(derivation.input_sources == StorePaths{kDir.parse(kPath + "s")});
+  CHECK(derivation.input_sources == StorePaths{kTextDir.parse(kPath + "s")});
   CHECK(derivation.platform == "x86_64-linux");
   CHECK(derivation.builder == "/bin/sh");
   CHECK(derivation.arguments == std::vector<std::string>{"-c", "a\"b\\c\nd\te\rf"});
   CHECK(derivation.environment.at("k") == "v");
-  CHECK(print_derivation(kDir, derivation) == text);
+  CHECK(print_derivation(kTextDir, derivation) == text);
 }
 
 TEST_CASE("derivation: other escapes are read and written in the usual way", "[model]") {
   const auto text = with("", "", "", "(\"a\\q\",\"raw\nline\")");
-  const auto derivation = parse_derivation(kDir, text);
+  const auto derivation = parse_derivation(kTextDir, text);
   CHECK(derivation.environment.at("aq") == "raw\nline");
-  CHECK(print_derivation(kDir, derivation) == with("", "", "", "(\"aq\",\"raw\\nline\")"));
+  CHECK(print_derivation(kTextDir, derivation) == with("", "", "", "(\"aq\",\"raw\\nline\")"));
 }
 
 TEST_CASE("derivation: no beginning of a text is a derivation", "[model][reject]") {

@@ -13,9 +13,9 @@ using nixbuild::test::error_code_of;
 
 namespace {
 
-const StoreDir kDir;
+const StoreDir kRegistrationDir;
 
-std::string recorded() {
+std::string registrations() {
   std::ifstream in(TEST_DATA_DIR "/model/registration", std::ios::binary);
   return {std::istreambuf_iterator<char>(in), {}};
 }
@@ -23,38 +23,42 @@ std::string recorded() {
 } // namespace
 
 TEST_CASE("registration text: what Nix dumps reads and prints byte for byte", "[model][golden]") {
-  const auto text = recorded();
-  const auto infos = parse_registration(kDir, text);
+  const auto text = registrations();
+  const auto infos = parse_registration(kRegistrationDir, text);
   REQUIRE(infos.size() == 9);
-  CHECK(print_registration(kDir, infos, RegistrationForm::Database) == text);
+  CHECK(print_registration(kRegistrationDir, infos, RegistrationForm::Database) == text);
 }
 
 TEST_CASE("registration text: derivers cross in the database form only", "[model]") {
-  auto infos = parse_registration(kDir, recorded());
+  auto infos = parse_registration(kRegistrationDir, registrations());
   infos.erase(infos.begin() + 1, infos.end());
   infos[0].deriver = infos[0].path;
   infos[0].references = {infos[0].path};
-  const auto path = kDir.print(infos[0].path);
-  const auto text = print_registration(kDir, infos, RegistrationForm::Database);
-  CHECK(parse_registration(kDir, text) == infos);
-  CHECK(print_registration(kDir, infos, RegistrationForm::ReferencesGraph) ==
+  const auto path = kRegistrationDir.print(infos[0].path);
+  const auto text = print_registration(kRegistrationDir, infos, RegistrationForm::Database);
+  CHECK(parse_registration(kRegistrationDir, text) == infos);
+  CHECK(print_registration(kRegistrationDir, infos, RegistrationForm::ReferencesGraph) ==
         path + "\n\n1\n" + path + "\n");
 }
 
 TEST_CASE("registration text: no beginning of a text is whole", "[model][reject]") {
-  const auto text = print_registration(
-      kDir, std::vector{parse_registration(kDir, recorded()).front()}, RegistrationForm::Database);
+  const auto text =
+      print_registration(kRegistrationDir,
+                         std::vector{parse_registration(kRegistrationDir, registrations()).front()},
+                         RegistrationForm::Database);
   for (std::size_t size = 1; size < text.size(); ++size) {
-    CHECK_FALSE(
-        error_code_of([&] { return parse_registration(kDir, text.substr(0, size)); }).empty());
+    CHECK_FALSE(error_code_of([&] {
+                  return parse_registration(kRegistrationDir, text.substr(0, size));
+                }).empty());
   }
   auto bad = text;
   bad.back() = 'x';
-  CHECK_FALSE(error_code_of([&] { return parse_registration(kDir, bad); }).empty());
+  CHECK_FALSE(error_code_of([&] { return parse_registration(kRegistrationDir, bad); }).empty());
   const auto head = text.substr(0, text.find('\n') + 1);
   const auto hash = std::string(64, '0') + "\n";
-  CHECK(error_code_of([&] { return parse_registration(kDir, head + hash + "-1\n"); }) ==
+  CHECK(error_code_of([&] { return parse_registration(kRegistrationDir, head + hash + "-1\n"); }) ==
         "registration.syntax");
-  CHECK(error_code_of([&] { return parse_registration(kDir, head + hash + "1\n\n9"); }) ==
-        "registration.syntax");
+  CHECK(error_code_of([&] {
+          return parse_registration(kRegistrationDir, head + hash + "1\n\n9");
+        }) == "registration.syntax");
 }

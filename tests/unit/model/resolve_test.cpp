@@ -11,7 +11,7 @@ using nixbuild::test::error_code_of;
 
 namespace {
 
-const StoreDir kDir;
+const StoreDir kResolveDir;
 const StorePath kInput = StorePath::parse("00000000000000000000000000000000-in.drv");
 const StorePath kMade = StorePath::parse("11111111111111111111111111111111-in-lib");
 const StorePath kSelf = StorePath::parse("22222222222222222222222222222222-x.drv");
@@ -37,26 +37,26 @@ TEST_CASE("resolve: a floating derivation becomes one whose inputs are paths", "
   output.method_algorithm = "r:sha256";
   const auto derivation = with_input(output);
   CHECK(must_be_resolved(derivation));
-  const auto [path, resolved] = resolve_derivation(kDir, kSelf, derivation, kInputs);
+  const auto [path, resolved] = resolve_derivation(kResolveDir, kSelf, derivation, kInputs);
   CHECK(resolved.input_sources == StorePaths{kMade});
-  CHECK(resolved.builder == kDir.print(kMade) + "/bin/sh");
-  CHECK(resolved.arguments.at(1) == "echo " + kDir.print(kMade));
-  CHECK(resolved.environment.at("dep") == kDir.print(kMade));
+  CHECK(resolved.builder == kResolveDir.print(kMade) + "/bin/sh");
+  CHECK(resolved.arguments.at(1) == "echo " + kResolveDir.print(kMade));
+  CHECK(resolved.environment.at("dep") == kResolveDir.print(kMade));
   CHECK(resolved.outputs.at("out") == output);
   Derivation whole;
   static_cast<BasicDerivation&>(whole) = resolved;
-  CHECK(path == derivation_path(kDir, "x", whole));
-  CHECK(error_code_of([&] { return resolve_derivation(kDir, kSelf, derivation, {}); }) ==
+  CHECK(path == derivation_path(kResolveDir, "x", whole));
+  CHECK(error_code_of([&] { return resolve_derivation(kResolveDir, kSelf, derivation, {}); }) ==
         "derivation.outputs");
 }
 
 TEST_CASE("resolve: a deferred derivation gets its paths", "[model]") {
-  const auto [path, resolved] = resolve_derivation(kDir, kSelf, with_input({}), kInputs);
+  const auto [path, resolved] = resolve_derivation(kResolveDir, kSelf, with_input({}), kInputs);
   CHECK(path != kSelf);
   const auto& made = resolved.outputs.at("out").path;
   REQUIRE(made);
   CHECK(made->name() == "x");
-  CHECK(resolved.environment.at("out") == kDir.print(*made));
+  CHECK(resolved.environment.at("out") == kResolveDir.print(*made));
   CHECK(derivation_kind(resolved) == OutputKind::InputAddressed);
 }
 
@@ -65,7 +65,7 @@ TEST_CASE("resolve: a derivation with known paths stays what it is", "[model]") 
   output.path = StorePath::parse("33333333333333333333333333333333-x");
   const auto derivation = with_input(output);
   CHECK_FALSE(must_be_resolved(derivation));
-  const auto resolved = resolve_derivation(kDir, kSelf, derivation, kInputs);
+  const auto resolved = resolve_derivation(kResolveDir, kSelf, derivation, kInputs);
   CHECK(resolved.path == kSelf);
   CHECK(resolved.derivation.outputs.at("out").path == output.path);
 }

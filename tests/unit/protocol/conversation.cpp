@@ -1,5 +1,7 @@
 #include "unit/protocol/conversation.hpp"
 
+#include "unit/protocol/pieces.hpp"
+
 #include <nixbuild/nar/reader.hpp>
 
 #include <algorithm>
@@ -29,18 +31,6 @@ public:
 
   void directory_end() override {}
 };
-
-/// Calls `take` after each piece until it says that nothing more can be taken.
-template <class Reader, class Take>
-void feed_pieces(Reader& reader, std::string_view stream, std::size_t cut, Take take) {
-  while (!stream.empty()) {
-    const auto piece = stream.substr(0, cut);
-    reader.feed(bytes_of(piece));
-    stream.remove_prefix(piece.size());
-    while (take()) {
-    }
-  }
-}
 
 /// Reads the replies to a list of requests, one step at a time.
 class ReplyTaker {

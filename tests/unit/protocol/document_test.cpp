@@ -12,6 +12,8 @@
 #include <fstream>
 #include <sstream>
 
+namespace document_test {
+
 using namespace nixbuild;
 using namespace nixbuild::protocol;
 
@@ -232,3 +234,5 @@ TEST_CASE("protocol tables: the documentation is current", "[protocol][golden]")
   }
   CHECK(test::read_file(file) == document());
 }
+
+} // namespace document_test

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+namespace export_stream_test {
+
 using namespace nixbuild;
 using namespace nixbuild::protocol;
 
@@ -152,3 +154,5 @@ TEST_CASE("export stream: rejects foreign markers and magics", "[protocol][rejec
   padding[8 + 120 + 8 + 8 + 11 + 40] = 'x';
   CHECK(code_of(padding) == "wire.padding");
 }
+
+} // namespace export_stream_test

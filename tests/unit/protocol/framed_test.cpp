@@ -9,6 +9,8 @@
 
 #include <random>
 
+namespace framed_test {
+
 using namespace nixbuild;
 using namespace nixbuild::protocol;
 using namespace nixbuild::test;
@@ -228,3 +230,5 @@ TEST_CASE("derived paths: what cannot be asked for is refused", "[protocol][reje
   const DerivedPath file{sample_path("a.drv"), DerivedPath::Wants::Path, {}};
   CHECK_THROWS_AS(print(kDir, file, DerivedPathForm::Bare), Error);
 }
+
+} // namespace framed_test

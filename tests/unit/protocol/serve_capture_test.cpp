@@ -8,6 +8,8 @@
 
 #include <random>
 
+namespace serve_capture_test {
+
 using namespace nixbuild;
 using namespace nixbuild::test;
 
@@ -160,3 +162,5 @@ TEST_CASE("serve captures: changed bytes give a value or an Error", "[protocol][
   }
   CHECK(refused > 1000);
 }
+
+} // namespace serve_capture_test

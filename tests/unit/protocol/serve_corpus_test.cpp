@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+namespace serve_corpus_test {
+
 using namespace nixbuild;
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
@@ -55,3 +57,5 @@ TEST_CASE("serve fuzzing: corpus, captures and their neighbours keep the invaria
     }
   }
 }
+
+} // namespace serve_corpus_test

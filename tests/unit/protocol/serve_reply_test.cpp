@@ -7,6 +7,8 @@
 
 #include <string>
 
+namespace serve_reply_test {
+
 using namespace nixbuild;
 using namespace nixbuild::protocol;
 using namespace nixbuild::protocol::serve;
@@ -237,3 +239,5 @@ TEST_CASE("serve replies: reading a reply before the hello is the caller's fault
     CHECK(error.reaction() == Reaction::Internal);
   }
 }
+
+} // namespace serve_reply_test

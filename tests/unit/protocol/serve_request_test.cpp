@@ -8,6 +8,8 @@
 #include <chrono>
 #include <string>
 
+namespace serve_request_test {
+
 using namespace nixbuild;
 using namespace nixbuild::protocol;
 using namespace nixbuild::protocol::serve;
@@ -386,3 +388,5 @@ TEST_CASE("serve requests: decoding takes time linear in the bytes however they 
   CHECK(pieces.count() < 2000);
   CHECK(single_bytes.count() < 20'000);
 }
+
+} // namespace serve_request_test

@@ -11,6 +11,8 @@
 #include <map>
 #include <random>
 
+namespace worker_capture_test {
+
 using namespace nixbuild;
 using namespace nixbuild::protocol;
 using namespace nixbuild::test;
@@ -200,3 +202,5 @@ TEST_CASE("worker captures: changed bytes give a value or an Error", "[protocol]
   }
   CHECK(refused > 1000);
 }
+
+} // namespace worker_capture_test

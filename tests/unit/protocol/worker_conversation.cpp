@@ -1,5 +1,7 @@
 #include "unit/protocol/worker_conversation.hpp"
 
+#include "unit/protocol/pieces.hpp"
+
 #include <nixbuild/nar/listing.hpp>
 #include <nixbuild/nar/reader.hpp>
 
@@ -11,7 +13,7 @@ namespace nixbuild::test {
 
 namespace {
 
-const model::StoreDir kDir;
+const model::StoreDir kWorkerDir;
 constexpr std::size_t kHelloBytes = 16;
 constexpr protocol::Version kFeatures{1, 38};
 
@@ -32,18 +34,6 @@ worker::Features listed(std::string_view bytes) {
     bytes.remove_prefix((size + 7) / 8 * 8);
   }
   return out;
-}
-
-/// Calls `take` after each piece until it says that nothing more can be taken.
-template <class Reader, class Take>
-void feed_pieces(Reader& reader, std::string_view stream, std::size_t cut, Take take) {
-  while (!stream.empty()) {
-    const auto piece = stream.substr(0, cut);
-    reader.feed(bytes_of(piece));
-    stream.remove_prefix(piece.size());
-    while (take()) {
-    }
-  }
 }
 
 class ClientTaker {
@@ -187,7 +177,7 @@ void encode_answer(std::string& out, const worker::Peer& peer, const WorkerAnswe
     worker::write_log(out, peer, message);
   }
   if (answer.reply) {
-    worker::write_reply(out, kDir, peer, *answer.reply);
+    worker::write_reply(out, kWorkerDir, peer, *answer.reply);
   }
   out += answer.nar;
 }
@@ -219,7 +209,7 @@ bool WorkerAsked::operator==(const WorkerAsked& other) const {
 WorkerClientSide
 decode_worker_client(std::string_view stream, const Announcement& server, std::size_t cut) {
   WorkerClientSide out;
-  worker::RequestReader reader(kDir, {}, server.version, server.features);
+  worker::RequestReader reader(kWorkerDir, {}, server.version, server.features);
   ClientTaker taker(reader, out);
   feed_pieces(reader, stream, cut, [&] { return taker.take(); });
   out.peer = reader.peer().value_or(worker::Peer());
@@ -232,7 +222,7 @@ std::string encode_worker_client(const Announcements& announced, const WorkerCli
   worker::write_client_hello(out, announced.client.version);
   worker::write_client_greeting(out, side.peer.version, announced.client.features);
   for (const auto& asked : side.requests) {
-    worker::write_request(out, kDir, side.peer, asked.request);
+    worker::write_request(out, kWorkerDir, side.peer, asked.request);
     if (worker::payload_of(asked.request, side.peer) == worker::Payload::Framed) {
       for (const auto& frame : asked.frames) {
         protocol::write_frame(out, bytes_of(frame));
@@ -248,7 +238,7 @@ WorkerServerSide decode_worker_server(std::string_view stream,
                                       const std::vector<WorkerAsked>& requests,
                                       std::size_t cut) {
   WorkerServerSide out;
-  worker::ReplyReader reader(kDir, {}, client.version, client.features);
+  worker::ReplyReader reader(kWorkerDir, {}, client.version, client.features);
   AnswerTaker taker(reader, requests, out);
   feed_pieces(reader, stream, cut, [&] { return reader.read_hello() && taker.take(); });
   out.complete = taker.finished() && reader.at_boundary();
@@ -272,7 +262,7 @@ std::string encode_worker_server(const Announcements& announced, const WorkerSer
 
 std::string again_path_info_stream(std::string_view payload, std::size_t cut) {
   std::string out;
-  protocol::PathInfoStream stream(kDir);
+  protocol::PathInfoStream stream(kWorkerDir);
   feed_pieces(stream, payload, cut, [&] {
     const ByteView nar = stream.nar();
     if (!nar.empty()) {
@@ -287,7 +277,7 @@ std::string again_path_info_stream(std::string_view payload, std::size_t cut) {
     if (const auto* count = std::get_if<protocol::PathInfoStream::Count>(&*item)) {
       protocol::write_path_count(out, count->paths);
     } else if (const auto* info = std::get_if<model::PathInfo>(&*item)) {
-      protocol::write_path_info(out, kDir, *info);
+      protocol::write_path_info(out, kWorkerDir, *info);
     }
     return true;
   });

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+namespace worker_corpus_test {
+
 using namespace nixbuild;
 using namespace nixbuild::protocol;
 using namespace nixbuild::test;
@@ -166,3 +168,5 @@ TEST_CASE("worker fuzzing: framed streams and their neighbours keep the invarian
   CHECK(seeds.size() == 47);
   replay(fuzz_framed, seeds, 200);
 }
+
+} // namespace worker_corpus_test

@@ -9,6 +9,8 @@
 
 #include <stdexcept>
 
+namespace worker_reject_test {
+
 using namespace nixbuild;
 using namespace nixbuild::protocol;
 using namespace nixbuild::protocol::worker;
@@ -380,3 +382,5 @@ TEST_CASE("worker writers: an output without a hash is named by zeros", "[protoc
   write_reply(plain, kDir, kFull, reply);
   CHECK(plain.find("sha256:") == std::string::npos);
 }
+
+} // namespace worker_reject_test

@@ -9,6 +9,8 @@
 
 #include <set>
 
+namespace worker_version_test {
+
 using namespace nixbuild;
 using namespace nixbuild::protocol;
 using namespace nixbuild::protocol::worker;
@@ -63,7 +65,7 @@ std::string request_bytes(const Request& request, const Peer& peer) {
   return out;
 }
 
-std::string reply_bytes(const Reply& reply, const Peer& peer) {
+std::string reply_bytes(const worker::Reply& reply, const Peer& peer) {
   std::string out;
   write_reply(out, kDir, peer, reply);
   return out;
@@ -129,7 +131,7 @@ TEST_CASE("worker versions: every reply of every version comes back", "[protocol
       }
     }
   }
-  CHECK(seen.size() == std::variant_size_v<Reply>);
+  CHECK(seen.size() == std::variant_size_v<worker::Reply>);
 }
 
 TEST_CASE("worker versions: every message of the stderr channel comes back", "[protocol]") {
@@ -262,3 +264,5 @@ TEST_CASE("worker versions: the operations' numbers, names and permissions", "[p
                                                  : "StoreRead"));
   }
 }
+
+} // namespace worker_version_test

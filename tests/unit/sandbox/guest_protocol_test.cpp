@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+namespace guest_protocol_test {
+
 using namespace nixbuild;
 using namespace nixbuild::sandbox;
 using namespace std::chrono_literals;
@@ -252,3 +254,5 @@ TEST_CASE("guest protocol fuzzing: real streams and their neighbours", "[sandbox
     }
   }
 }
+
+} // namespace guest_protocol_test

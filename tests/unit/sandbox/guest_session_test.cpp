@@ -9,6 +9,8 @@ using namespace nixbuild;
 using namespace nixbuild::sandbox;
 using namespace std::chrono_literals;
 
+namespace guest_session_test {
+
 namespace {
 
 constexpr std::string_view kOutputStream{"\x03\0\0\0nar\0\0\0\0", 11};
@@ -287,3 +289,5 @@ TEST_CASE("guest session: the host's own mistakes are errors, too", "[sandbox][r
   many.outputs.assign(guest::kMaxOutputs + 1, {"o", "x"});
   CHECK(code_of([&] { GuestSession session(many); }) == "sandbox.protocol");
 }
+
+} // namespace guest_session_test

@@ -20,6 +20,8 @@ using namespace nixbuild;
 using namespace nixbuild::sandbox;
 namespace fs = std::filesystem;
 
+namespace tree_archive_test {
+
 namespace {
 
 struct Folder {
@@ -255,3 +257,5 @@ TEST_CASE("tree unpacker: events out of order are refused", "[sandbox][reject]")
   unpacker.directory_end();
   CHECK(code_of([&] { unpacker.directory_end(); }).starts_with("unpack.events"));
 }
+
+} // namespace tree_archive_test

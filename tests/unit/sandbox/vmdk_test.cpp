@@ -12,6 +12,8 @@
 #include <fstream>
 #include <sstream>
 
+namespace vmdk_test {
+
 using namespace nixbuild;
 using namespace nixbuild::sandbox;
 using nixbuild::tests::ScratchFolder;
@@ -143,3 +145,5 @@ TEST_CASE("vmdk: QEMU reads a disk of 300 extents as their concatenation", "[san
   REQUIRE(std::system(command.c_str()) == 0);
   CHECK((read_text(out) == expected));
 }
+
+} // namespace vmdk_test

@@ -13,6 +13,8 @@
 using namespace nixbuild::scheduler;
 using nixbuild::MonotonicTime;
 
+namespace scheduler_test {
+
 namespace {
 
 constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
@@ -469,3 +471,5 @@ TEST_CASE("scheduler: a waiting build takes less than 4 KiB", "[scheduler]") {
   CHECK((after.uordblks + after.hblkhd - before.uordblks - before.hblkhd) / 5000 < 4096);
 }
 #endif
+
+} // namespace scheduler_test

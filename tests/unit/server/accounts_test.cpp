@@ -9,6 +9,8 @@
 #include <fstream>
 #include <sstream>
 
+namespace accounts_test {
+
 using namespace nixbuild;
 using server::Permission;
 using server::Permissions;
@@ -206,3 +208,5 @@ TEST_CASE("key list: the line for authorized_keys survives blanks and quotes", "
         " --account team-a --key 7\" "
         "ssh-ed25519 AAAA you@host\n");
 }
+
+} // namespace accounts_test

@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace admin_enter_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 using test::Fixture;
@@ -81,3 +83,5 @@ TEST_CASE("shell: a machine that is lost is closed", "[server][fault]") {
   CHECK(fixture.feed("ls\n", {"shell", fixture.id}, false).status != 0);
   CHECK(fixture.kept.count() == 0);
 }
+
+} // namespace admin_enter_test

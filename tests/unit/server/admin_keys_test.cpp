@@ -9,6 +9,8 @@
 #include <fstream>
 #include <sstream>
 
+namespace admin_keys_test {
+
 using namespace nixbuild;
 using test::Fixture;
 namespace json = boost::json;
@@ -239,3 +241,5 @@ TEST_CASE("administration: without a desk for accounts there is none", "[server]
   CHECK(outcome.status == 70);
   CHECK(outcome.err.find("keeps no keys and settings") != std::string::npos);
 }
+
+} // namespace admin_keys_test

@@ -7,6 +7,8 @@
 #include <string>
 #include <thread>
 
+namespace admin_service_test {
+
 using namespace nixbuild;
 using namespace nixbuild::test;
 namespace json = boost::json;
@@ -151,3 +153,5 @@ TEST_CASE("drain: nothing new starts until it is taken back", "[server][admin]")
   CHECK(f.run({"undrain"}).out == "builds are started again\n");
   CHECK(starts());
 }
+
+} // namespace admin_service_test

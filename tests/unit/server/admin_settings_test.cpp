@@ -3,6 +3,8 @@
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
 
+namespace admin_settings_test {
+
 using namespace nixbuild;
 using test::Fixture;
 namespace json = boost::json;
@@ -126,3 +128,5 @@ TEST_CASE("administration: a session over SSH is shown what holds for itself", "
   f.as.environment = {"NIXBUILD_MAX_CPU=x"};
   CHECK(f.run({"settings", "show"}, true).status == 1);
 }
+
+} // namespace admin_settings_test

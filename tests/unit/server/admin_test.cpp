@@ -14,6 +14,8 @@
 #include <string>
 #include <thread>
 
+namespace admin_test {
+
 using namespace nixbuild;
 using test::Fixture;
 namespace json = boost::json;
@@ -367,3 +369,5 @@ TEST_CASE("listings: columns, sizes, times and what terminals must not see", "[s
   CHECK_THROWS_AS(server::parse_age("w"), Error);
   CHECK_THROWS_AS(server::parse_age("-1d"), Error);
 }
+
+} // namespace admin_test

@@ -5,6 +5,8 @@
 #include <condition_variable>
 #include <mutex>
 
+namespace ahead_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 
@@ -142,3 +144,5 @@ TEST_CASE("questions ahead: nonsense behind them does not take their answers", "
   CHECK(client.answer(question).failure);
   CHECK(client.end() == 1);
 }
+
+} // namespace ahead_test

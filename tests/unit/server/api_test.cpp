@@ -12,6 +12,8 @@
 #include <map>
 #include <set>
 
+namespace api_test {
+
 using namespace nixbuild;
 using model::BuildStatus;
 using server::ApiCaller;
@@ -568,3 +570,5 @@ TEST_CASE("http api: metrics are in Prometheus's text format", "[server][http]")
   CHECK(f.ask("/metrics").body.find("store_bytes") == std::string::npos);
   CHECK(f.refusal("/metrics?x=1") == "400 http.query");
 }
+
+} // namespace api_test

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+namespace build_graph_test {
+
 using namespace nixbuild;
 using protocol::DerivedPath;
 using tests::path_named;
@@ -131,3 +133,5 @@ TEST_CASE("build graph: circles, unknown outputs and files that are no derivatio
   shelf.put("text.drv", "not a derivation");
   CHECK(code_of([&] { static_cast<void>(shelf.load({all_of("text")})); }) == "derivation.syntax");
 }
+
+} // namespace build_graph_test

@@ -6,6 +6,8 @@
 
 #include <string>
 
+namespace config_test {
+
 using namespace nixbuild;
 
 namespace {
@@ -172,3 +174,5 @@ TEST_CASE("machine share: builds always fit into the machine", "[server][propert
   config.build_cpus = 16;
   CHECK(server::share_of(config, 2, kGiB).build_cpus == 2);
 }
+
+} // namespace config_test

@@ -21,15 +21,17 @@
 /// Whole conversations of real clients, cut at every byte: the session ends within its deadline and
 /// frees all that it held.
 
+namespace cut_session_test {
+
 using namespace nixbuild;
 using tests::PaperServer;
 
 namespace {
 
-aio::Task<void> run_session(PaperServer& server,
-                            std::shared_ptr<std::array<UniqueFd, 3>> fds,
-                            bool worker,
-                            std::shared_ptr<std::promise<int>> status) {
+aio::Task<void> run_cut_session(PaperServer& server,
+                                std::shared_ptr<std::array<UniqueFd, 3>> fds,
+                                bool worker,
+                                std::shared_ptr<std::promise<int>> status) {
   const auto here = co_await boost::asio::this_coro::executor;
   auto in = std::make_shared<aio::ByteStream>(here, std::move((*fds)[0]));
   auto out = std::make_shared<aio::ByteStream>(here, std::move((*fds)[1]));
@@ -69,7 +71,7 @@ int play(PaperServer& server, bool worker, std::string_view bytes, std::size_t r
   }
   auto promise = std::make_shared<std::promise<int>>();
   auto status = promise->get_future();
-  server.tasks.spawn("session", run_session(server, theirs, worker, promise));
+  server.tasks.spawn("session", run_cut_session(server, theirs, worker, promise));
   while (!bytes.empty()) {
     const auto count = ::send(ours[0].get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
     if (count <= 0) {
@@ -211,3 +213,5 @@ TEST_CASE("sessions: a client that stops reading at any byte is let go in time",
     expect_nothing_left(server, before);
   }
 }
+
+} // namespace cut_session_test

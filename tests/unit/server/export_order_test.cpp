@@ -7,6 +7,8 @@
 
 #include <algorithm>
 
+namespace export_order_test {
+
 using namespace nixbuild;
 
 namespace {
@@ -51,3 +53,5 @@ TEST_CASE("export order: each path stands behind what it refers to, once", "[ser
     CHECK(error.message().find(path_of('x').base_name()) != std::string::npos);
   }
 }
+
+} // namespace export_order_test

@@ -11,6 +11,8 @@
 #include <string>
 #include <thread>
 
+namespace handoff_test {
+
 using namespace nixbuild;
 using server::Handoff;
 using server::HandoffKind;
@@ -135,3 +137,5 @@ TEST_CASE("state directory: what is given wins", "[server]") {
   CHECK(server::find_state_dir("") == "/from/environment");
   ::unsetenv("NIXBUILD_STATE_DIR");
 }
+
+} // namespace handoff_test

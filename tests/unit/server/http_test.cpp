@@ -7,6 +7,8 @@
 #include <random>
 #include <vector>
 
+namespace http_test {
+
 using namespace nixbuild;
 using namespace std::chrono_literals;
 using model::BuildStatus;
@@ -443,3 +445,5 @@ TEST_CASE("http: stopping ends idle, asking and following connections", "[server
   server.expect_connections(0);
   CHECK(idle.ended());
 }
+
+} // namespace http_test

@@ -16,6 +16,8 @@
 #include <random>
 #include <thread>
 
+namespace http_tokens_test {
+
 using namespace nixbuild;
 using server::HttpToken;
 using server::Permission;
@@ -460,3 +462,5 @@ TEST_CASE("configuration: the section http", "[server][http]") {
           static_cast<void>(server::parse_config("[http]\nallow-remote = 1\n", "c"));
         }) == "config.value");
 }
+
+} // namespace http_tokens_test

@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+namespace log_lines_test {
+
 using namespace nixbuild;
 
 namespace {
@@ -72,3 +74,5 @@ TEST_CASE("control lines: what is none is an ordinary line", "[server][reject]")
   CHECK_FALSE(server::parse_control_line("@nix [1]"));
   CHECK_FALSE(server::parse_control_line("@nix " + std::string(100'000, '[')));
 }
+
+} // namespace log_lines_test

@@ -7,6 +7,8 @@
 
 #include <fstream>
 
+namespace machine_health_test {
+
 using namespace nixbuild;
 
 TEST_CASE("machine health: pressure is read from the kernel's lines", "[server]") {
@@ -60,3 +62,5 @@ TEST_CASE("machine health: ended builds teach, oldest first, and failures of our
   CHECK(records[0].account == std::to_string(account.value));
   CHECK(records[1].outcome == scheduler::Outcome::BuilderFailed);
 }
+
+} // namespace machine_health_test

@@ -11,6 +11,8 @@
 #include <optional>
 #include <string>
 
+namespace quota_desk_test {
+
 using namespace nixbuild;
 
 namespace {
@@ -135,3 +137,5 @@ TEST_CASE("quotas: the store's limit holds from the first moment", "[server]") {
   CHECK_NOTHROW(begin(100));
   CHECK_THROWS_AS(begin(101), Error);
 }
+
+} // namespace quota_desk_test

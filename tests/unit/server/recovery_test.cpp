@@ -12,6 +12,8 @@
 #include <fstream>
 #include <string>
 
+namespace recovery_test {
+
 using namespace nixbuild;
 namespace fs = std::filesystem;
 
@@ -134,3 +136,5 @@ TEST_CASE("recovery: what was synced is not read again", "[server]") {
   CHECK(server::recover_state(folder.path(), state.store, *state.segments, log, "boot-2") == 0);
   CHECK(state.db->all_paths(state.account).size() == 1);
 }
+
+} // namespace recovery_test

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+namespace reported_status_test {
+
 using namespace nixbuild;
 using model::BuildStatus;
 using server::ReportedStatus;
@@ -130,3 +132,5 @@ TEST_CASE("counters: sessions are open while they live, and what has no place co
   CHECK(counters.http_answers(599) == 1);
   CHECK(counters.http_answers(600) == 0);
 }
+
+} // namespace reported_status_test

@@ -6,6 +6,8 @@
 
 #include <chrono>
 
+namespace retention_test {
+
 using namespace nixbuild;
 using namespace nixbuild::server;
 using std::chrono::days;
@@ -60,3 +62,5 @@ TEST_CASE("retention: logs go by their own age, and not later than their builds"
   CHECK(both.builds == 2);
   CHECK(both.logs == 1);
 }
+
+} // namespace retention_test

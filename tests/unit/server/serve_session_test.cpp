@@ -19,6 +19,8 @@
 #include <string>
 #include <thread>
 
+namespace serve_session_test {
+
 using namespace nixbuild;
 namespace serve = protocol::serve;
 
@@ -28,10 +30,10 @@ using tests::good_build;
 using tests::PaperServer;
 using tests::path_named;
 
-aio::Task<void> run_session(PaperServer& server,
-                            std::shared_ptr<std::array<UniqueFd, 3>> fds,
-                            bool write,
-                            std::shared_ptr<std::promise<int>> status) {
+aio::Task<void> run_serve_session(PaperServer& server,
+                                  std::shared_ptr<std::array<UniqueFd, 3>> fds,
+                                  bool write,
+                                  std::shared_ptr<std::promise<int>> status) {
   const auto here = co_await boost::asio::this_coro::executor;
   auto in = std::make_shared<aio::ByteStream>(here, std::move((*fds)[0]));
   auto out = std::make_shared<aio::ByteStream>(here, std::move((*fds)[1]));
@@ -62,7 +64,7 @@ public:
     }
     auto promise = std::make_shared<std::promise<int>>();
     status_ = promise->get_future();
-    server.tasks.spawn("session", run_session(server, fds, write, promise));
+    server.tasks.spawn("session", run_serve_session(server, fds, write, promise));
   }
 
   void hello(protocol::Version version = protocol::Version(2, 7)) {
@@ -484,3 +486,5 @@ TEST_CASE("serve session: nonsense and early ends give an error and no more", "[
   CHECK(nonsense.end() == 1);
   CHECK(nonsense.errors().find("error: ") == 0);
 }
+
+} // namespace serve_session_test

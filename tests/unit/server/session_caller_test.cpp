@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+namespace session_caller_test {
+
 using namespace nixbuild;
 
 namespace {
@@ -119,3 +121,5 @@ TEST_CASE("session caller: a builder cannot wait for itself, nor too deeply", "[
   caller.inside.reset();
   pool.join();
 }
+
+} // namespace session_caller_test

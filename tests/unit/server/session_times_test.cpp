@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace session_times_test {
+
 using namespace nixbuild;
 using namespace nixbuild::server;
 using namespace nixbuild::tests;
@@ -79,3 +81,5 @@ TEST_CASE("session times: outputs that are sent belong to their build, others to
   CHECK(sent.at(7) == span(201, 205));
   CHECK(times.take_sent().empty());
 }
+
+} // namespace session_times_test

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+namespace settings_levels_test {
+
 using namespace nixbuild;
 using server::SettingId;
 using server::SettingLevel;
@@ -248,3 +250,5 @@ TEST_CASE("settings: what is printed is read back as the same value", "[server][
     CHECK(&server::spec_of(spec.id) == &spec);
   }
 }
+
+} // namespace settings_levels_test

@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+namespace settings_test {
+
 using namespace nixbuild;
 using server::SessionSettings;
 using server::SettingId;
@@ -346,3 +348,5 @@ TEST_CASE("settings: the documentation is current", "[server][golden]") {
   text << in.rdbuf();
   CHECK(text.str() == server::settings_document());
 }
+
+} // namespace settings_test

@@ -7,6 +7,8 @@
 #include <array>
 #include <string>
 
+namespace ssh_key_test {
+
 using namespace nixbuild;
 
 namespace {
@@ -156,3 +158,5 @@ TEST_CASE("public keys: what people paste by mistake gets an answer that helps",
   strange.algorithm = "ssh-strange";
   CHECK_THROWS_AS(server::check_public_key(strange), Error);
 }
+
+} // namespace ssh_key_test

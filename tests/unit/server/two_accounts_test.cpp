@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+namespace two_accounts_test {
+
 using namespace nixbuild;
 using namespace nixbuild::test;
 namespace json = boost::json;
@@ -253,3 +255,5 @@ TEST_CASE("two accounts: a token of one account finds nothing of the other one",
     CHECK(answer.body.find("secret") == std::string::npos);
   }
 }
+
+} // namespace two_accounts_test

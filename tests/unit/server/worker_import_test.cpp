@@ -4,6 +4,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace worker_import_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 
@@ -197,3 +199,5 @@ TEST_CASE("worker import: derivations that make a path are known before it is th
   CHECK(reply_of<worker::PathsReply>(client.ask(nobody)).paths.empty());
   CHECK(client.end() == 0);
 }
+
+} // namespace worker_import_test

@@ -7,6 +7,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace worker_inside_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 
@@ -271,3 +273,5 @@ TEST_CASE("worker inside: what a builder may not do", "[server][reject]") {
         1);
   CHECK(client.end() == 0);
 }
+
+} // namespace worker_inside_test

@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+namespace worker_session_test {
+
 using namespace nixbuild;
 using namespace nixbuild::tests;
 
@@ -261,3 +263,5 @@ TEST_CASE("worker session: requests sent ahead are answered in order", "[server]
   }
   CHECK(client.end() == 0);
 }
+
+} // namespace worker_session_test

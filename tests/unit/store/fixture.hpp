@@ -241,4 +241,18 @@ inline model::PathInfo info_for(std::string_view name, model::StorePaths referen
           .content_address = {}};
 }
 
+/// The database of each kind, with two accounts.
+struct Database {
+  explicit Database(bool durable) {
+    db = durable ? open_sqlite_metadata(dir.path() / "db") : make_memory_metadata();
+    a = db->ensure_account("alice");
+    b = db->ensure_account("bob");
+  }
+
+  TemporaryDir dir;
+  std::unique_ptr<MetadataDb> db;
+  AccountId a;
+  AccountId b;
+};
+
 } // namespace nixbuild::store::testing

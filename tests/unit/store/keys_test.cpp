@@ -8,19 +8,6 @@ using namespace nixbuild::store::testing;
 
 namespace {
 
-struct Database {
-  explicit Database(bool durable) {
-    db = durable ? open_sqlite_metadata(dir.path() / "db") : make_memory_metadata();
-    a = db->ensure_account("alice");
-    b = db->ensure_account("bob");
-  }
-
-  TemporaryDir dir;
-  std::unique_ptr<MetadataDb> db;
-  AccountId a;
-  AccountId b;
-};
-
 SshKey key_for(AccountId account, const std::string& blob) {
   SshKey key;
   key.account = account;

@@ -16,19 +16,6 @@ using namespace nixbuild::store::testing;
 
 namespace {
 
-struct Database {
-  explicit Database(bool durable) {
-    db = durable ? open_sqlite_metadata(dir.path() / "db") : make_memory_metadata();
-    a = db->ensure_account("alice");
-    b = db->ensure_account("bob");
-  }
-
-  TemporaryDir dir;
-  std::unique_ptr<MetadataDb> db;
-  AccountId a;
-  AccountId b;
-};
-
 void put(Database& base, AccountId account, const model::PathInfo& info) {
   base.db->register_paths(account, {&info, 1});
 }
