@@ -184,7 +184,7 @@ std::set<std::string> lines_after(const std::string& text, const std::string& ke
 
 } // namespace
 
-TEST_CASE("vm: a job runs from its composed disk to its outputs", "[.][vm][sandbox]") {
+TEST_CASE("vm: a job runs from its composed disk to its outputs", "[.][vm][guest][sandbox]") {
   if (!VmRig::possible()) {
     return;
   }
