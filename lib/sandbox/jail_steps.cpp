@@ -211,7 +211,8 @@ private:
 
   void bind(const MountStep& step, unsigned long extra, const char* what) noexcept {
     const char* target = step.target.c_str();
-    must(::mount(step.source.c_str(), target, nullptr, MS_BIND, nullptr) == 0, what);
+    must(::mount(step.source.c_str(), target, nullptr, MS_BIND | MS_REC, nullptr) == 0,
+         what); // with what is mounted below: a tree without is refused to an ordinary user
     must(::mount(nullptr, target, nullptr, MS_REMOUNT | MS_BIND | extra | step.flags, nullptr) == 0,
          what);
   }

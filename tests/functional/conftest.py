@@ -4,14 +4,17 @@ NIXBUILD_TEST_SERVER=2.8.0 (or 2.26.3) puts that Nix in the place of nixbuild-se
 what a client sees has to pass there too.
 """
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from pathlib import Path
 
 import pytest
@@ -32,7 +35,20 @@ def make_scratch():
     return Path(tempfile.mkdtemp(prefix="nixbuild-test-"))
 
 
+def count_machines(folder):
+    """Notes for tests/run how many machines the daemons of a scratch folder have started."""
+    file = os.environ.get("NIXBUILD_TEST_MACHINES")
+    for database in folder.rglob("metadata.sqlite") if file else ():
+        if any((above / "paper").exists() for above in (database.parent, database.parent.parent)):
+            continue
+        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as records:
+            (started,) = records.execute("select coalesce(sum(attempt), 0) from Builds").fetchone()
+        with open(file, "a") as notes:
+            notes.write(f"{started}\n")
+
+
 def drop_scratch(folder):
+    count_machines(folder)
     # Store paths are read-only folders.
     subprocess.run(["chmod", "-R", "u+w", folder], check=False, stderr=subprocess.DEVNULL)
     shutil.rmtree(folder, ignore_errors=True)
@@ -93,6 +109,38 @@ def wait_until(condition, patience=60):
         time.sleep(0.1)
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "doors(*schemes): what only these doors can do")
+
+
+# Each Nix at each door.
+PAIRS = [(version, scheme) for version in peers.VERSIONS for scheme in peers.SCHEMES]
+
+
+def pairs_of(test, schemes):
+    """The pairs that a test is run with: each client and each door meet it once, which client which door
+    differs from test to test; tests/run --release has all of them."""
+    possible = [pair for pair in PAIRS if pair[1] in schemes]
+    if "NIXBUILD_TEST_RELEASE" in os.environ or len(schemes) == 1:
+        return possible
+    other = zlib.crc32(test.encode()) % 2
+    return [(version, peers.SCHEMES[(number + other) % 2]) for number, version in enumerate(peers.VERSIONS)]
+
+
+def pytest_collection_modifyitems(config, items):
+    kept, left_out = [], []
+    for item in items:
+        given = getattr(item, "callspec", None)
+        pair = given and next((given.params[name] for name in ("client", "bench") if name in given.params), None)
+        doors = item.get_closest_marker("doors")
+        name = item.nodeid.replace("-".join(pair), "") if pair in PAIRS else ""
+        wanted = pair not in PAIRS or pair in pairs_of(name, doors.args if doors else peers.SCHEMES)
+        (kept if wanted else left_out).append(item)
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = kept
+
+
 def peer_of(request, scratch, server):
     version, scheme = request.param
     return peers.Client(scratch, version, name=f"client-{version}-{scheme}", sshd=server, scheme=scheme)
@@ -100,7 +148,7 @@ def peer_of(request, scratch, server):
 
 @pytest.fixture(
     scope="module",
-    params=[(version, scheme) for version in peers.VERSIONS for scheme in peers.SCHEMES],
+    params=PAIRS,
     ids=lambda pair: "-".join(pair),
 )
 def client(request, module_scratch, server):

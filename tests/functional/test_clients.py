@@ -52,11 +52,10 @@ def test_copy_from(client, server, built, module_scratch):
     other.run("nix-store", "--verify", "--check-contents")
 
 
+@pytest.mark.doors("ssh")  # nix-copy-closure has no other one
 def test_copy_closure_both_ways(client, server, small, module_scratch):
     words = small.arguments(unique(client, "closure"), body="mkdir $out; ln -s $busybox $out/link")
     path = client.run("nix-build", *words, "--no-out-link").stdout.strip()
-    if client.scheme != "ssh":
-        pytest.skip("nix-copy-closure has no other door")
     host = server.uri().removeprefix("ssh://")
     client.run("nix-copy-closure", "--to", host, path)
     other = type(client)(module_scratch, client.version, name=unique(client, "closure"), sshd=server)
@@ -142,14 +141,13 @@ def test_unknown_platform(client, server, small):
     assert "required to build" in done.stderr or "platform mismatch" in done.stderr
 
 
+@pytest.mark.doors("ssh")  # clients do not send their options over ssh-ng
 @pytest.mark.parametrize(
     "option,body",
     [("timeout", "while true; do echo alive >&2; sleep 1; done"), ("max-silent-time", "sleep 600")],
     ids=["timeout", "silence"],
 )
 def test_time_limits(client, server, small, option, body):
-    if client.scheme != "ssh":
-        pytest.skip("clients do not send their options over ssh-ng")
     done = failure(client, server, small, option, body=body, extra=("--option", option, "4"))
     assert "timed out after 4 seconds" in done.stderr
     assert ("of silence" in done.stderr) == (option == "max-silent-time")

@@ -1,4 +1,4 @@
-"""What users type, by each Nix through each door: one function a scenario, each run by all four.
+"""What users type, by each Nix through each door: one function a scenario (conftest.py says which pairs run when).
 
 The machines are on paper (tests/support/paper.py): what is shown here is what a client does and is told.
 Builders that really run are in test_clients.py and test_remote_store.py. NIXBUILD_TEST_SERVER=2.8.0 puts
@@ -104,6 +104,12 @@ SCENARIOS = []
 
 def scenario(function):
     SCENARIOS.append(function)
+    return function
+
+
+def worker_scenario(function):
+    """What the serve protocol has no words for."""
+    SCENARIOS.append(pytest.param(function, marks=pytest.mark.doors("ssh-ng")))
     return function
 
 
@@ -431,10 +437,8 @@ def old_questions(b):
     assert b.store("-q", "--references", path).stdout.split() == []
 
 
-@scenario
+@worker_scenario  # clients have no access to files over ssh://
 def list_and_read_files(b):
-    if b.scheme == "ssh":
-        pytest.skip("clients have no access to files over ssh://")
     folder = b.scratch / f"read-{b.tag}"
     (folder / "sub").mkdir(parents=True)
     (folder / "sub/file").write_text("inside\n")
@@ -462,11 +466,9 @@ def verify_there(b):
 # --- the server's store as one's own -----------------------------------------------------------------
 
 
-@scenario
+@worker_scenario  # clients have no access to files over ssh://
 def realise_there(b):
     """The derivation is copied, built there, and the result fetched."""
-    if b.scheme == "ssh":
-        pytest.skip("clients have no access to files over ssh://")
     drv = b.drv("one")
     b.copy_to(drv, extra=["--derivation"])
     b.store("-r", drv)
@@ -476,10 +478,8 @@ def realise_there(b):
     assert b.client.real(path).read_text() == f"made-{b.tag}"
 
 
-@scenario
+@worker_scenario  # clients have no access to files over ssh://
 def a_failure_there(b):
-    if b.scheme == "ssh":
-        pytest.skip("clients have no access to files over ssh://")
     drv = b.drv("failing")
     b.copy_to(drv, extra=["--derivation"])
     done = b.store("-r", drv, check=False)
@@ -487,55 +487,43 @@ def a_failure_there(b):
     assert "exit code 3" in done.stderr
 
 
-@scenario
+@worker_scenario  # ssh:// has no operations for it
 def a_hundred_in_a_diamond_there(b):
-    if b.scheme == "ssh":
-        pytest.skip("ssh:// has no operations for it")
     words = b.file(width=100, ms="0")
     done = b.client.run("nix-build", *words, "-A", "diamond", "--no-out-link", "--store", b.remote)
     assert not b.client.real(done.stdout.strip()).exists()
     assert b.info(done.stdout.strip())["narSize"] > 0
 
 
-@scenario
+@worker_scenario  # ssh:// cannot say it
 def rebuild_there(b):
-    if b.scheme == "ssh":
-        pytest.skip("ssh:// cannot say it")
     words = ["nix", "build", "--impure", "--no-link", "--store", b.remote, "--eval-store", "auto"]
     b.client.run(*words, "-f", *b.file(), "one")
     again = b.client.run(*words, "-L", "--rebuild", "-f", *b.file(), "one")
     assert "paper line 0" in again.stderr
 
 
-@scenario
+@worker_scenario  # ssh:// has no QueryMissing
 def dry_run(b):
-    if b.scheme == "ssh":
-        pytest.skip("ssh:// has no QueryMissing")
     done = b.client.run("nix-build", "--dry-run", "--store", b.remote, *b.file(width=4), "-A", "diamond")
     assert done.stderr.count(".drv") == 6
 
 
-@scenario
+@worker_scenario  # ssh:// has no operation for it
 def sign_there(b):
-    if b.scheme == "ssh":
-        pytest.skip("ssh:// has no operation for it")
     assert "there-1" in b.signers(b.sign_there("there-1"))
 
 
-@scenario
+@worker_scenario  # ssh:// has no operation for it
 def copy_signatures_from_there(b):
-    if b.scheme == "ssh":
-        pytest.skip("ssh:// has no operation for it")
     path = b.sign_there("copied-1")
     assert "copied-1" not in b.signers(path, store=False)
     b.client.run("nix", "store", "copy-sigs", "-s", b.remote, path)
     assert "copied-1" in b.signers(path, store=False)
 
 
-@scenario
+@worker_scenario  # ssh:// has no operation for it
 def send_a_log(b):
-    if b.scheme == "ssh":
-        pytest.skip("ssh:// has no operation for it")
     b.local()
     drv = b.drv("one")
     done = b.client.run("nix", "store", "copy-log", "--to", b.remote, drv if b.old else f"{drv}^*", check=False)
@@ -544,10 +532,8 @@ def send_a_log(b):
         assert "paper line 0" in b.server.nixbuild("log", drv)
 
 
-@scenario
+@worker_scenario  # ssh:// has no operation for it
 def delete_there(b):
-    if b.scheme == "ssh":
-        pytest.skip("ssh:// has no operation for it")
     path = b.local()
     b.copy_to(path)
     done = b.client.run("nix", "store", "delete", "--store", b.remote, path, check=False)
@@ -595,7 +581,7 @@ def paper_server(module_scratch):
 
 @pytest.fixture(
     scope="module",
-    params=[(version, scheme) for version in peers.VERSIONS for scheme in peers.SCHEMES],
+    params=conftest.PAIRS,
     ids=lambda pair: "-".join(pair),
 )
 def bench(request, module_scratch, paper_server, small):
@@ -606,7 +592,7 @@ def test_there_are_enough():
     assert len(SCENARIOS) >= 40
 
 
-@pytest.mark.parametrize("run", SCENARIOS, ids=lambda function: function.__name__)
+@pytest.mark.parametrize("run", SCENARIOS, ids=lambda function: getattr(function, "__name__", None))
 def test_scenario(bench, run):
     bench.tag = f"{run.__name__}-{bench.version}-{bench.scheme}-{time.time_ns() % 10**9}".replace("_", "-")
     run(bench)

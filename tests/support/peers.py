@@ -252,6 +252,8 @@ class Sshd:
         self.tag = uuid.uuid4().hex
         self.user = getpass.getuser()
         self.host = "127.0.0.1"
+        self.strict = "no"  # a scratch folder is not where sshd wants to find keys
+        self.prefix = []  # what starts it elsewhere
         self.process = None
 
     # What a client needs to know.
@@ -337,14 +339,14 @@ class Sshd:
         (self.folder / "sshd.conf").write_text(
             f"Port {self.port}\nListenAddress {self.host}\n"
             f"HostKey {self.folder}/hostkey\nPidFile {self.folder}/sshd.pid\n"
-            "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+            f"StrictModes {self.strict}\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
             "PermitRootLogin prohibit-password\nAllowTcpForwarding no\nX11Forwarding no\nPermitTTY yes\n"
             "MaxStartups 100\nMaxSessions 100\n"
             + self._who_may_come_in(force)
         )
         with open(self.folder / "sshd.log", "ab") as log:
             self.process = subprocess.Popen(
-                ["/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "sshd.conf"],
+                [*self.prefix, "/usr/sbin/sshd", "-D", "-e", "-f", self.folder / "sshd.conf"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

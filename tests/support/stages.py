@@ -1,7 +1,8 @@
-"""The stages of tests/run: build, lint, tidy, unit, examples, sanitized, functional, programs.
+"""The stages of tests/run: what each consists of, as jobs that share the machine's processors (lanes.py).
 
 Each test of each stage is counted once; the last line printed is `N passed, N failed`, with
-`, N skipped` behind it when something was skipped.
+`, N skipped` behind it when something was skipped. What the run took is printed, kept as JSON beside the
+build, and held to tests/budget.json (spent.py).
 """
 
 import json
@@ -14,18 +15,19 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ElementTree
-from concurrent import futures
 from pathlib import Path
 
+import lanes
 import peers
+import spent
+from lanes import Job
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 BUILD = Path(os.environ.get("NIXBUILD_TEST_BUILD_DIR", REPOSITORY / "build"))
+SANITIZED = BUILD / "sanitized"
 PYTHON = "/usr/bin/python3"
 SKIPPED = 77
 MINUTE = 60
-
-passed, failed, skipped = 0, [], []
 
 
 def say(line):
@@ -58,44 +60,42 @@ def run(command, timeout, output=None, **more):
         return 124
 
 
-def count(name, status):
-    global passed
+def count(report, name, status):
     if status == 0:
-        passed += 1
+        report.passed += 1
     elif status == SKIPPED:
-        skipped.append(name)
+        report.skipped.append(name)
         say(f"skipped: {name}")
     else:
-        failed.append(name)
+        report.failed.append(name)
         say(f"FAILED: {name} (exit status {status})")
 
 
-def count_junit(stage, file, status):
+def count_junit(report, stage, file, status):
     """Counts the cases of a JUnit file; a program that ended badly without one is one failure."""
-    global passed
     try:
         cases = list(ElementTree.parse(file).iter("testcase"))
     except (ElementTree.ParseError, OSError):
-        failed.append(stage)
+        report.failed.append(stage)
         say(f"FAILED: {stage} left no report (exit status {status})")
         return
-    bad = 0
+    before = len(report.failed)
     for case in cases:
         name = f"{stage}: {case.get('classname', '')} {case.get('name', '')}"
+        report.cases.append((name, float(case.get("time") or 0)))
         if case.find("failure") is not None or case.find("error") is not None:
-            bad += 1
-            failed.append(name)
+            report.failed.append(name)
             say(f"FAILED: {name}")
         elif case.find("skipped") is not None:
-            skipped.append(name)
+            report.skipped.append(name)
         else:
-            passed += 1
-    if status not in (0, 5) and not bad or status == 5:
-        failed.append(stage)
+            report.passed += 1
+    if status not in (0, 5) and len(report.failed) == before or status == 5:
+        report.failed.append(stage)
         say(f"FAILED: {stage} ended with {status}")
 
 
-def count_meson(stage, folder, status):
+def count_meson(report, stage, folder, status):
     """Counts what `meson test` has run."""
     try:
         lines = (folder / "meson-logs/testlog.json").read_text().splitlines()
@@ -104,13 +104,16 @@ def count_meson(stage, folder, status):
     results = {"OK": 0, "SKIP": SKIPPED}
     for line in lines:
         record = json.loads(line)
-        count(f"{stage} {record['name']}", results.get(record["result"], 1))
+        count(report, f"{stage} {record['name']}", results.get(record["result"], 1))
     if not lines:
-        count(f"{stage}: no test ran", status or 1)
+        count(report, f"{stage}: no test ran", status or 1)
 
 
 def processors():
     return len(os.sched_getaffinity(0))
+
+
+# --- building ----------------------------------------------------------------------------------------
 
 
 def compiler_is_ours():
@@ -122,14 +125,14 @@ def compiler_is_ours():
 def configure(folder, *options, strict=True):
     if (folder / "build.ninja").exists():
         return 0
+    folder.mkdir(parents=True, exist_ok=True)
     errors = ["-Dwerror=true"] if strict and compiler_is_ours() else []
-    return run(["meson", "setup", "--wrap-mode=nodownload", folder, *errors, *options], 5 * MINUTE)
+    return run(["meson", "setup", "--wrap-mode=nodownload", folder, *errors, *options], 5 * MINUTE, output=subprocess.DEVNULL)
 
 
-# What a coroutine costs to compile is mostly the same for all of them: several sources at once. A folder
-# that is there already, a developer's own, is used as it was configured.
-TOGETHER = ["-Dunity=on", "-Dunity_size=5"]
-
+# Most of what a source costs to compile is the same for all that stand on the same headers: many at once. A
+# folder that is there already, a developer's own, is used as it was configured.
+TOGETHER = ["-Dunity=on", "-Dunity_size=20"]
 
 # With the sanitizers every unit program is built and run; without them as well only those that have cases of
 # their own there: machines, and what memory really takes.
@@ -151,100 +154,25 @@ def targets_of(chosen):
     return [name for name in wanted if not re.match("tests/(unit|fuzz)/", name) or Path(name).name in kept]
 
 
-def stage_build(chosen):
-    BUILD.mkdir(exist_ok=True)
-    status = configure(BUILD, *TOGETHER) or run(
-        ["ninja", "-C", BUILD, "--quiet", *targets_of(chosen)], 40 * MINUTE
-    )
-    count("build", status)
-    return status == 0
+def objects_in(folder):
+    """How many objects a build folder holds, without the folders of other builds in it."""
+    inner = {path.parent for path in folder.glob("*/build.ninja")}
+    return sum(1 for path in folder.rglob("*.o") if not inner & set(path.parents))
 
 
-def stage_lint(chosen):
-    for lint in sorted((REPOSITORY / "tests/lint").glob("check_*")):
-        if lint.suffix:
-            continue
-        arguments = [BUILD / "lint"] if lint.name == "check_headers" else []
-        count(f"lint {lint.name}", run([lint, *arguments], 10 * MINUTE))
+def build(report, name, folder, *targets):
+    status = run(["ninja", "-C", folder, "--quiet", *targets], 40 * MINUTE)
+    count(report, name, status)
+    report.objects = objects_in(folder)
+    report.good = status == 0
 
 
-def stage_tidy(chosen):
-    """Source by source, as a folder says that does not compile several at once."""
-    folder = BUILD / "single"
-    status = configure(folder) or run([REPOSITORY / "tests/support/tidy", folder], 20 * MINUTE)
-    count("clang-tidy", status)
-
-
-def unit_programs(folder, names=None):
-    return sorted(
-        path
-        for path in (folder / "tests/unit").glob("*/unit-*")
-        if path.is_file() and os.access(path, os.X_OK) and (names is None or path.name in names)
-    )
-
-
-def run_units(folder, stage, timeout, environment=None, choice=(), side=1, names=None):
-    """Runs the unit programs, `side` of them at a time, and counts their cases."""
-    programs = unit_programs(folder, names)
-    if not programs:
-        failed.append(f"{stage}: no unit test program was built")
-
-    def run_one(program, scratch):
-        started = time.monotonic()
-        with open(scratch / "log", "wb") as output:
-            status = run(
-                [program, *choice, "-r", "junit", "-o", scratch / "report.xml"],
-                timeout,
-                output=output,
-                cwd=scratch,
-                env={**os.environ, **(environment or {})},
-            )
-        return status, time.monotonic() - started
-
-    with tempfile.TemporaryDirectory() as scratch, futures.ThreadPoolExecutor(side) as pool:
-        running = []
-        for program in programs:
-            own = Path(scratch) / program.name
-            own.mkdir()
-            running.append((program, own, pool.submit(run_one, program, own)))
-        for program, own, done in running:
-            status, seconds = done.result()
-            name = f"{stage} {program.name}"
-            before = len(failed)
-            count_junit(name, own / "report.xml", status)
-            if len(failed) > before:
-                say((own / "log").read_text(errors="replace")[-8000:])
-                if (own / "report.xml").exists():
-                    show_failures(own / "report.xml")
-            say(f"  {name}: {seconds:.1f} s")
-
-
-def show_failures(report):
-    try:
-        for case in ElementTree.parse(report).iter("testcase"):
-            for what in list(case.findall("failure")) + list(case.findall("error")):
-                say(f"    {case.get('name')}: {what.get('message') or ''} {(what.text or '').strip()}"[:2000])
-    except ElementTree.ParseError:
-        say("    the report ends in the middle: the program died")
-
-
-# What the tests need must not be missing.
-NEEDED = {"NIXBUILD_TEST_REQUIRE": "nix,mount,erofs"}
-
-
-def stage_unit(chosen):
-    """The cases with machines are hidden from a run of the program by hand: they take a kernel."""
-    names = PLAIN_UNITS if units_run_once(chosen) else None
-    run_units(BUILD, "unit", 15 * MINUTE, NEEDED, side=processors(), names=names)
-    kernel = peers.prepare("kernel")
-    run_units(
-        BUILD,
-        "unit with machines",
-        15 * MINUTE,
-        {"NIXBUILD_TEST_KERNEL_DIR": str(kernel)},
-        ["[vm]"],
-        names=["unit-sandbox"],
-    )
+def build_plain(report, chosen):
+    if configure(BUILD, *TOGETHER):
+        count(report, "build", 1)
+        report.good = False
+        return
+    build(report, "build", BUILD, *targets_of(chosen))
 
 
 def unit_targets(folder):
@@ -254,83 +182,142 @@ def unit_targets(folder):
     return wanted.findall(known.stdout)
 
 
-def stage_sanitized(chosen):
-    folder = BUILD / "sanitized"
+# What a wrong pointer does, the address sanitizer reports too; these checks on every access are two thirds
+# of the time that coroutines take to compile.
+SANITIZERS = (
+    "-g1 -fno-sanitize=null,vptr,object-size,pointer-overflow,alignment,nonnull-attribute,returns-nonnull-attribute"
+)
+
+
+def build_sanitized(report, lanes_free):
     status = configure(
-        folder,
+        SANITIZED,
         "-Db_sanitize=address,undefined",
         "-Dbuildtype=debug",
-        "-Doptimization=1",
+        "-Doptimization=0",
         *TOGETHER,
-        # What a wrong pointer does, the address sanitizer reports too; these checks on every
-        # access are two thirds of the time that coroutines take to compile.
-        "-Dcpp_args=-g1 -fno-sanitize=null,vptr,object-size,pointer-overflow,alignment,"
-        "nonnull-attribute,returns-nonnull-attribute",
+        f"-Dcpp_args={SANITIZERS}",
         strict=False,  # g++ 12 warns falsely about what the sanitizers have put in
-    ) or run(["ninja", "-C", folder, "--quiet", *unit_targets(folder)], 40 * MINUTE)
-    count("sanitized build", status)
-    if status == 0:
-        run_units(
-            folder,
-            "sanitized",
-            15 * MINUTE,
-            {
-                "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1",
-                "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
-                **NEEDED,
-            },
-            side=processors(),
-        )
+    )
+    if status:
+        count(report, "sanitized build", status)
+        report.good = False
+        return
+    build(report, "sanitized build", SANITIZED, f"-j{lanes_free}", *unit_targets(SANITIZED))
 
 
-def lanes():
-    """How many files of tests run side by side: a machine under emulation keeps one processor busy."""
-    there = subprocess.run([PYTHON, "-c", "import xdist"], stderr=subprocess.DEVNULL).returncode == 0
-    return min(processors(), 4) if there else 1
+def fetch(report):
+    """What tests need beside packages: once, and while something else is compiled."""
+    for what in ("kernel", "nix-2.8.0", "nix-2.26.3", "inputs", "sources"):
+        peers.prepare(what)
 
 
-def run_pytest(stage, timeout, *files):
-    side = lanes()
-    side_by_side = ["-n", str(side), "--dist", "loadfile"] if side > 1 and len(files) > 1 else []
+# --- looking at sources ------------------------------------------------------------------------------
+
+
+def lint(report, names):
+    for name in names:
+        arguments = [BUILD / "lint"] if name == "check_headers" else []
+        count(report, f"lint {name}", run([REPOSITORY / "tests/lint" / name, *arguments], 10 * MINUTE))
+
+
+def lints():
+    every = sorted(path.name for path in (REPOSITORY / "tests/lint").glob("check_*") if not path.suffix)
+    return [name for name in every if name != "check_headers"]
+
+
+def tidy(report):
+    count(report, "clang-tidy", configure(BUILD, *TOGETHER) or run([REPOSITORY / "tests/support/tidy", BUILD], 20 * MINUTE))
+
+
+# --- unit programs -----------------------------------------------------------------------------------
+
+
+def show_failures(file):
+    try:
+        for case in ElementTree.parse(file).iter("testcase"):
+            for what in list(case.findall("failure")) + list(case.findall("error")):
+                say(f"    {case.get('name')}: {what.get('message') or ''} {(what.text or '').strip()}"[:2000])
+    except ElementTree.ParseError:
+        say("    the report ends in the middle: the program died")
+
+
+def run_unit(report, stage, folder, name, environment=None, choice=()):
+    """Runs a unit program, and counts its cases."""
+    program = next((path for path in (folder / "tests/unit").glob(f"*/{name}") if path.is_file()), None)
+    if program is None:
+        report.failed.append(f"{stage}: {name} was not built")
+        return
     with tempfile.TemporaryDirectory() as scratch:
-        report = Path(scratch) / "report.xml"
+        file = Path(scratch) / "report.xml"
+        with open(Path(scratch) / "log", "wb") as output:
+            status = run(
+                [program, *choice, "-r", "junit", "-o", file], 15 * MINUTE, output=output, cwd=scratch,
+                env={**os.environ, **(environment or {})},
+            )  # fmt: skip
+        count_junit(report, f"{stage} {name}", file, status)
+        if report.failed:
+            say((Path(scratch) / "log").read_text(errors="replace")[-8000:])
+            if file.exists():
+                show_failures(file)
+
+
+# What the tests need must not be missing.
+NEEDED = {"NIXBUILD_TEST_REQUIRE": "nix,mount,erofs"}
+WITH_SANITIZERS = {
+    "ASAN_OPTIONS": "detect_stack_use_after_return=1:strict_string_checks=1",
+    "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1",
+    **NEEDED,
+}
+
+
+def run_machines(report):
+    """The cases with machines are hidden from a run of the program by hand: they take a kernel."""
+    kernel = {"NIXBUILD_TEST_KERNEL_DIR": str(peers.prepare("kernel"))}
+    run_unit(report, "unit with machines", BUILD, "unit-sandbox", kernel, ["[vm]"])
+    report.machines = len(report.cases)
+
+
+def unit_names():
+    """Every unit program, as the sources say: there may be no build yet."""
+    texts = [path.read_text() for path in (REPOSITORY / "tests/unit").glob("*/meson.build")]
+    return sorted({name for text in texts for name in re.findall(r"executable\('(unit-[a-z-]+)'", text)})
+
+
+# --- functional tests --------------------------------------------------------------------------------
+
+FUNCTIONAL = REPOSITORY / "tests/functional"
+PROGRAMS = "test_programs.py"
+
+
+def run_pytest(report, stage, file, timeout=40 * MINUTE, **surroundings):
+    with tempfile.TemporaryDirectory() as scratch:
+        xml, machines = Path(scratch) / "report.xml", Path(scratch) / "machines"
         status = run(
-            [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "--durations=12", "-q", *side_by_side,
-             f"--junit-xml={report}", *files],
+            [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", "-q", "--no-header", "--no-summary",
+             "-rN", f"--junit-xml={xml}", FUNCTIONAL / file],
             timeout,
-            env={**os.environ, "NIXBUILD_TEST_BUILD_DIR": str(BUILD), "PYTHONDONTWRITEBYTECODE": "1"},
+            output=open(Path(scratch) / "log", "wb"),
+            env={**os.environ, "NIXBUILD_TEST_BUILD_DIR": str(BUILD), "PYTHONDONTWRITEBYTECODE": "1",
+                 "NIXBUILD_TEST_MACHINES": str(machines), **surroundings},
         )  # fmt: skip
-        count_junit(stage, report, status)
-
-
-PROGRAMS = REPOSITORY / "tests/functional/test_programs.py"
-LONG = [PROGRAMS.name, "test_derivations.py", "test_recursive.py", "test_limits.py", "test_scenarios.py", "test_big.py"]  # begin with these
+        count_junit(report, stage, xml, status)
+        report.machines = sum(int(line) for line in machines.read_text().split()) if machines.exists() else 0
+        if report.failed:
+            show_failures(xml) if xml.exists() else None
+            say((Path(scratch) / "log").read_text(errors="replace")[-4000:])
 
 
 def functional_files():
-    files = set((REPOSITORY / "tests/functional").glob("test_*.py")) - {PROGRAMS}
-    return sorted(files, key=lambda file: (file.name not in LONG, file.name))
+    return sorted(path.name for path in FUNCTIONAL.glob("test_*.py") if path.name != PROGRAMS)
 
 
-def stage_functional(chosen):
-    """With the programs, if they are chosen too: side by side they take no time of their own."""
-    more = [PROGRAMS] if "programs" in chosen else []
-    run_pytest("functional", 60 * MINUTE, *more, *functional_files())
+# --- examples ----------------------------------------------------------------------------------------
 
 
-def stage_programs(chosen):
-    if "functional" not in chosen:
-        larger = "NIXBUILD_TEST_PROGRAMS" in os.environ  # hours, as CONTRIBUTING.md says
-        run_pytest("programs", (12 * 60 if larger else 30) * MINUTE, PROGRAMS)
-
-
-def stage_examples(chosen):
+def run_examples(report):
     """Builds the examples as an outsider does, against the installed library, and runs them."""
     source = REPOSITORY / "examples"
-    if not (source / "meson.build").exists():
-        say("skipped: there are no example programs yet")
-        skipped.append("examples")
-        return
     installed = BUILD / "installed"
     folder = BUILD / "examples"
     for old in (installed, folder):
@@ -338,63 +325,94 @@ def stage_examples(chosen):
     status = run(
         ["meson", "install", "-C", BUILD, "--no-rebuild", "--quiet", "--destdir", installed], 5 * MINUTE
     )
-    count("install", status)
+    count(report, "install", status)
     packages = next(installed.rglob("*.pc"), None)
     if status or not packages:
-        failed.append("installed pkg-config file")
+        report.failed.append("installed pkg-config file")
         return
     environment = {
         **os.environ,
         "PKG_CONFIG_PATH": str(packages.parent),
         "PKG_CONFIG_SYSROOT_DIR": str(installed),
     }
-    status = run(["meson", "setup", folder, source], 5 * MINUTE, env=environment) or run(
-        ["ninja", "-C", folder, "--quiet"], 15 * MINUTE, env=environment
+    status = run(["meson", "setup", folder, source], 5 * MINUTE, env=environment, output=subprocess.DEVNULL) or run(
+        ["ninja", "-C", folder, "--quiet", "-j1"], 15 * MINUTE, env=environment
     )
-    count("examples build", status)
+    count(report, "examples build", status)
+    report.objects = objects_in(folder)
     if status == 0:
         environment["LD_LIBRARY_PATH"] = str(packages.parent.parent)
         environment["NIXBUILD_TEST_BUILD_DIR"] = str(BUILD)
-        status = run(["meson", "test", "-C", folder, "--print-errorlogs"], 15 * MINUTE, env=environment)
-        count_meson("example", folder, status)
+        status = run(
+            ["meson", "test", "-C", folder, "--print-errorlogs", "--quiet"], 15 * MINUTE, env=environment
+        )
+        count_meson(report, "example", folder, status)
 
 
-STAGES = {
-    "lint": stage_lint,
-    "tidy": stage_tidy,
-    "unit": stage_unit,
-    "examples": stage_examples,
-    "sanitized": stage_sanitized,
-    "functional": stage_functional,
-    "programs": stage_programs,
-}
+# --- all of it ---------------------------------------------------------------------------------------
+
+STAGES = ("lint", "tidy", "unit", "examples", "sanitized", "functional", "programs")
+
+
+def jobs_of(chosen, release):
+    """What is to be done. Jobs that compile come first; where nothing else is asked for, they have all lanes."""
+    expected = spent.expectations()
+    jobs = []
+
+    def add(stage, name, act, *needs, first=0):
+        jobs.append(Job(stage, name, act, needs, first or expected.get(name, 20.0)))
+
+    if set(chosen) - {"lint"}:
+        add("build", "build", lambda report: build_plain(report, chosen), first=10_000)
+    if {"functional", "programs", "unit"} & set(chosen):
+        add("build", "fetch", fetch, first=9_000)
+    if "sanitized" in chosen:
+        free = 1 if "functional" in chosen else processors()
+        add("sanitized", "sanitized build", lambda report: build_sanitized(report, free), "build", first=8_000)
+        for name in unit_names():
+            act = lambda report, name=name: run_unit(report, "sanitized", SANITIZED, name, WITH_SANITIZERS)
+            add("sanitized", f"sanitized {name}", act, "sanitized build")
+    if "lint" in chosen:
+        add("lint", "lints", lambda report: lint(report, lints()))
+        add("lint", "headers", lambda report: lint(report, ["check_headers"]))
+    if "tidy" in chosen:
+        add("tidy", "tidy", tidy, "build")
+    if "unit" in chosen:
+        for name in PLAIN_UNITS if units_run_once(chosen) else unit_names():
+            add("unit", name, lambda report, name=name: run_unit(report, "unit", BUILD, name, NEEDED), "build")
+        add("unit", "machines", run_machines, "build", "fetch")
+    if "examples" in chosen:
+        add("examples", "examples", run_examples, "build")
+    for name in functional_files() if "functional" in chosen else []:
+        add("functional", name, lambda report, name=name: run_pytest(report, "functional", name), "build", "fetch")
+    if "programs" in chosen:
+        hours = 12 if "NIXBUILD_TEST_PROGRAMS" in os.environ else 1
+        act = lambda report: run_pytest(report, "programs", PROGRAMS, hours * 60 * MINUTE)
+        add("programs", PROGRAMS, act, "build", "fetch")
+    return jobs
 
 
 def main():
     os.environ.setdefault("CCACHE_NOHASHDIR", "1")
     words = sys.argv[1:]
-    chosen = [word for word in words if word in STAGES] or list(STAGES)
-    unknown = [word for word in words if word not in STAGES and word != "--fast"]
+    unknown = [word for word in words if word not in (*STAGES, "--fast", "--release")]
     if unknown:
         sys.exit(f"tests/run: unknown: {' '.join(unknown)}; stages are {' '.join(STAGES)}")
+    chosen = [word for word in words if word in STAGES] or list(STAGES)
     if "--fast" in words:
         chosen = [stage for stage in chosen if stage not in ("tidy", "sanitized", "programs")]
-    times = {}
-    started = time.monotonic()
-    good = stage_build(chosen) if chosen != ["lint"] else True
-    times["build"] = time.monotonic() - started
-    for stage, act in STAGES.items():
-        if stage not in chosen or not good and stage != "lint":
-            continue
-        say(f"== {stage}")
-        started = time.monotonic()
-        act(chosen)
-        times[stage] = time.monotonic() - started
-    say("== time: " + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in times.items()))
+    release = "--release" in words
+    if release:
+        os.environ["NIXBUILD_TEST_RELEASE"] = "1"
+    run_of = spent.Run(whole=set(chosen) == set(STAGES) and not release)
+    done = lanes.run(jobs_of(chosen, release), processors(), say)
+    over = run_of.tell(done, BUILD, processors(), say)
+    failed = [name for _, report in done for name in report.failed] + over
+    skipped = sum(len(report.skipped) for _, report in done)
     for name in failed:
         say(f"failed: {name}")
-    tail = f", {len(skipped)} skipped" if skipped else ""
-    say(f"{passed} passed, {len(failed)} failed{tail}")
+    tail = f", {skipped} skipped" if skipped else ""
+    say(f"{sum(report.passed for _, report in done)} passed, {len(failed)} failed{tail}")
     return 1 if failed else 0
 
 
