@@ -28,13 +28,13 @@ def sri(contents):
 class Place:
     """A server whose daemon runs in the small internet, and a client of it."""
 
-    def __init__(self, scratch, internet, config=""):
+    def __init__(self, scratch, internet, config="", version="2.8.0"):
         scratch.mkdir(exist_ok=True)
         (scratch / "config.toml").write_text(config)
         self.server = Server(scratch, config=scratch / "config.toml")
         self.busybox = peers.busybox_folder(scratch)
         self.curl = peers.loose_program(scratch, "curl")
-        self.client = peers.Client(scratch, "2.8.0", sshd=self.server)
+        self.client = peers.Client(scratch, version, sshd=self.server)
         ready, ready_there = os.pipe()
         command = [
             peers.program("nixbuildd"), "--state-dir", self.server.state_dir,
