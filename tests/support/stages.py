@@ -212,6 +212,16 @@ def fetch(report):
         peers.prepare(what)
 
 
+def build_second(report):
+    """The compiler that users have beside ours, over everything; no coroutine of its is run."""
+    folder = BUILD / "clang"
+    os.environ.update(CXX="clang++-14", CC="clang-14")
+    status = run([REPOSITORY / "tests/support/install-packages", "clang"], 10 * MINUTE)
+    options = ["-Dbuildtype=debug", "-Doptimization=0", "-Dcpp_args=-g1", "-Dbenchmarks=true", *TOGETHER]
+    status = status or configure(folder, *options, strict=False) or run(["ninja", "-C", folder, "--quiet"], 40 * MINUTE)
+    count(report, "build with clang", status)
+
+
 # --- looking at sources ------------------------------------------------------------------------------
 
 
@@ -312,6 +322,17 @@ def functional_files():
     return sorted(path.name for path in FUNCTIONAL.glob("test_*.py") if path.name != PROGRAMS)
 
 
+def run_lab(report):
+    """tests/kvm: a machine in which KVM works, under emulation."""
+    status = run([REPOSITORY / "tests/support/install-packages", "kvm"], 10 * MINUTE)
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "report.xml"
+        status = status or run(
+            [REPOSITORY / "tests/kvm/run", "--build", BUILD, "--cache", peers.CACHE, "--junit", file], 60 * MINUTE
+        )
+        count_junit(report, "kvm", file, status)
+
+
 # --- examples ----------------------------------------------------------------------------------------
 
 
@@ -351,10 +372,12 @@ def run_examples(report):
 
 # --- all of it ---------------------------------------------------------------------------------------
 
+# What a plain tests/run has, and what a release has beside it.
 STAGES = ("lint", "tidy", "unit", "examples", "sanitized", "functional", "programs")
+MORE = ("kvm", "clang")
 
 
-def jobs_of(chosen, release):
+def jobs_of(chosen):
     """What is to be done. Jobs that compile come first; where nothing else is asked for, they have all lanes."""
     expected = spent.expectations()
     jobs = []
@@ -389,23 +412,28 @@ def jobs_of(chosen, release):
         hours = 12 if "NIXBUILD_TEST_PROGRAMS" in os.environ else 1
         act = lambda report: run_pytest(report, "programs", PROGRAMS, hours * 60 * MINUTE)
         add("programs", PROGRAMS, act, "build", "fetch")
+    if "kvm" in chosen:
+        add("kvm", "lab", run_lab, "build")
+    if "clang" in chosen:
+        add("clang", "second compiler", build_second, "build")
     return jobs
 
 
 def main():
     os.environ.setdefault("CCACHE_NOHASHDIR", "1")
     words = sys.argv[1:]
-    unknown = [word for word in words if word not in (*STAGES, "--fast", "--release")]
+    unknown = [word for word in words if word not in (*STAGES, *MORE, "--fast", "--release")]
     if unknown:
-        sys.exit(f"tests/run: unknown: {' '.join(unknown)}; stages are {' '.join(STAGES)}")
-    chosen = [word for word in words if word in STAGES] or list(STAGES)
+        sys.exit(f"tests/run: unknown: {' '.join(unknown)}; stages are {' '.join(STAGES + MORE)}")
+    every = [*STAGES, *MORE] if "--release" in words else list(STAGES)
+    chosen = [word for word in words if word in STAGES + MORE] or every
     if "--fast" in words:
         chosen = [stage for stage in chosen if stage not in ("tidy", "sanitized", "programs")]
     release = "--release" in words
     if release:
         os.environ["NIXBUILD_TEST_RELEASE"] = "1"
     run_of = spent.Run(whole=set(chosen) == set(STAGES) and not release)
-    done = lanes.run(jobs_of(chosen, release), processors(), say)
+    done = lanes.run(jobs_of(chosen), processors(), say)
     over = run_of.tell(done, BUILD, processors(), say)
     failed = [name for _, report in done for name in report.failed] + over
     skipped = sum(len(report.skipped) for _, report in done)

@@ -9,6 +9,8 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <string>
+#include <string_view>
 
 using namespace nixbuild;
 using namespace nixbuild::model;
@@ -45,13 +47,13 @@ private:
   const std::map<StorePath, Derivation>& all_;
 };
 
-const Derivation& named(const std::map<StorePath, Derivation>& all, const std::string& name) {
+const Derivation& named(const std::map<StorePath, Derivation>& all, std::string_view name) {
   for (const auto& [path, derivation] : all) {
-    if (path.name() == name + ".drv") {
+    if (path.name() == std::string(name) + ".drv") {
       return derivation;
     }
   }
-  throw std::runtime_error("no derivation " + name);
+  throw std::runtime_error("no derivation " + std::string(name));
 }
 
 /// As a build hook sends it: sources and all inputs' outputs, no derivations.
