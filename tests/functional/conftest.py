@@ -79,11 +79,26 @@ def import_kernel(state_dir):
     )
 
 
+def with_lean_machines(scratch, config, memory_mib):
+    """A configuration whose machines have no more memory than a small builder needs: a kernel under emulation
+    looks at all of it. One that says itself how much stays as it is."""
+    text = Path(config).read_text() if config else ""
+    if "build-memory-mib" in text:
+        return config
+    line = f"build-memory-mib = {memory_mib}\n"
+    text = text.replace("[builds]\n", "[builds]\n" + line) if "[builds]\n" in text else f"[builds]\n{line}{text}"
+    made = Path(scratch) / "lean.toml"
+    made.write_text(text)
+    return made
+
+
 class Server(peers.Sshd):
     """The server under test with a kernel for its machines."""
 
-    def __init__(self, scratch, **more):
-        super().__init__(scratch, server=SERVER, **more)
+    def __init__(self, scratch, config=None, memory_mib=512, **more):
+        if SERVER == "nixbuild":
+            config = with_lean_machines(scratch, config, memory_mib)
+        super().__init__(scratch, server=SERVER, config=config, **more)
         if SERVER == "nixbuild":
             import_kernel(self.state_dir)
 

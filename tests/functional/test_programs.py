@@ -48,7 +48,7 @@ def native(module_scratch, inputs):
 
 @pytest.fixture(scope="module")
 def remote(module_scratch):
-    with Server(module_scratch) as server:
+    with Server(module_scratch, memory_mib=2048) as server:
         client = peers.Client(module_scratch, "2.8.0", name="remote", sshd=server)
         yield client, server
 

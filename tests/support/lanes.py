@@ -1,4 +1,4 @@
-"""Jobs on a machine's processors: one lane a processor, what is longest begins first, each job is measured.
+"""Jobs on a machine's processors: some side by side on lanes, what is longest begins first, each is measured.
 
 A job is a function that runs in a process of its own. Whatever it starts, daemons that went into the
 background included, ends with it and is counted with it: cpu seconds are those of the whole family.

@@ -433,8 +433,10 @@ def main():
     if release:
         os.environ["NIXBUILD_TEST_RELEASE"] = "1"
     run_of = spent.Run(whole=set(chosen) == set(STAGES) and not release)
-    done = lanes.run(jobs_of(chosen), processors(), say)
-    over = run_of.tell(done, BUILD, processors(), say)
+    # Tests wait for much: one lane more than processors keeps these busy.
+    side_by_side = processors() + 1
+    done = lanes.run(jobs_of(chosen), side_by_side, say)
+    over = run_of.tell(done, BUILD, side_by_side, say)
     failed = [name for _, report in done for name in report.failed] + over
     skipped = sum(len(report.skipped) for _, report in done)
     for name in failed:
