@@ -91,7 +91,7 @@ std::vector<CommandSpec> sshd_commands() {
        "USER TYPE KEY",
        "answer sshd which account a key leads into",
        "For sshd_config:\n"
-       "    AuthorizedKeysCommand /usr/bin/nixbuild --state-dir DIR keys-for %u %t %k\n"
+       "    AuthorizedKeysCommand /usr/local/bin/nixbuild --state-dir DIR keys-for %u %t %k\n"
        "    AuthorizedKeysCommandUser USER\n"
        "Prints the line of authorized_keys of a key that is known and has not expired, and "
        "nothing\n"
