@@ -432,6 +432,7 @@ def main():
     release = "--release" in words
     if release:
         os.environ["NIXBUILD_TEST_RELEASE"] = "1"
+    signal.signal(signal.SIGTERM, lanes.interrupted)
     run_of = spent.Run(whole=set(chosen) == set(STAGES) and not release)
     # Tests wait for much: one lane more than processors keeps these busy.
     side_by_side = processors() + 1
