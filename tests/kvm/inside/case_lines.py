@@ -4,6 +4,7 @@ import json
 
 LINE = "/dev/ttyS1"
 MOST = 12_000  # characters of a failure: the line is slow
+seconds = {}
 
 
 def tell(record):
@@ -22,6 +23,7 @@ def pytest_collectreport(report):
 
 def pytest_runtest_logreport(report):
     """A case whose set-up failed has no call; one whose clean-up failed has two reports, and the last one counts."""
+    seconds[report.nodeid] = seconds.get(report.nodeid, 0) + report.duration
     if report.when == "call" or report.outcome != "passed" and (report.when == "setup" or report.failed):
         captured = "".join(f"--- {title}\n{text}\n" for title, text in report.sections)
         message = report.longreprtext if report.outcome == "skipped" else f"{report.longreprtext}\n{captured}"
@@ -29,4 +31,5 @@ def pytest_runtest_logreport(report):
         half = MOST // 2
         if len(message) > MOST:
             message = f"{message[:half]}\n[…]\n{message[-half:]}"
-        tell({"case": report.nodeid, "outcome": outcome, "seconds": round(report.duration, 1), "message": message})
+        spent = round(seconds[report.nodeid], 1)
+        tell({"case": report.nodeid, "outcome": outcome, "seconds": spent, "message": message})

@@ -76,13 +76,17 @@ def module_absent():
         as_udev_has_it()
 
 
-@contextlib.contextmanager
-def lab_server(scratch, config="", imported="cloud", service=False):
-    """A server behind a real sshd, with a kernel imported or none, its daemon as a service or started by clients."""
+def server_to_be(scratch, config="", imported=False):
+    """A server that has not started, with the cloud kernel imported or none: enough for doctor."""
     file = scratch / "nixbuild.toml"
     file.write_text(CONFIG + config)
-    kind = conftest.Server if imported else peers.Sshd
-    server = kind(scratch, config=file)
+    return (conftest.Server if imported else peers.Sshd)(scratch, config=file)
+
+
+@contextlib.contextmanager
+def lab_server(scratch, config="", imported=True, service=False):
+    """A server behind a real sshd; its daemon is a service, or started by the first client."""
+    server = server_to_be(scratch, config, imported)
     daemon = start_service(server) if service else None
     try:
         with server:

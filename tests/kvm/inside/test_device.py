@@ -8,6 +8,7 @@ from lab import (
     lab_server,
     module_absent,
     said_to,
+    server_to_be,
     told_of_loss,
     watch,
 )
@@ -16,8 +17,7 @@ BODY = "$busybox/bin/busybox sleep 100; echo built > $out"
 
 
 def test_doctor_says_that_kvm_works(scratch):
-    with lab_server(scratch) as server:
-        level, says = doctor(server)["accelerator"]
+    level, says = doctor(server_to_be(scratch))["accelerator"]
     assert level == "ok" and "KVM works" in says
 
 
@@ -32,8 +32,8 @@ def sees_no_kvm(server):
 
 def test_device_that_only_root_may_open_is_found_by_doctor(scratch):
     """Emulators are not root."""
-    with lab_server(scratch) as server, device_for_root_only():
-        good, said = sees_no_kvm(server)
+    with device_for_root_only():
+        good, said = sees_no_kvm(server_to_be(scratch))
     assert good and "Permission denied" in said[1], said
 
 

@@ -34,7 +34,7 @@ def built_with(server, small, tag):
 
 
 def test_stock_kernel_in_boot_builds(scratch, small):
-    with lab_server(scratch, imported=None) as server, kernel_in_boot("stock") as version:
+    with lab_server(scratch, imported=False) as server, kernel_in_boot("stock") as version:
         level, says = doctor(server)["kernel"]
         assert level == "ok" and version in says
         assert built_with(server, small, "stock") == version
@@ -71,7 +71,7 @@ def test_kernel_that_lacks_a_module_costs_no_machine_after_machine(scratch, smal
     modules = without_checksums(scratch / "modules")
     (image,) = (KERNELS / "stock/boot").glob("vmlinuz-*")
     config = f'[sandbox]\nkernel-image = "{image}"\nkernel-modules = "{modules}"\n'
-    with lab_server(scratch, config, imported=None) as server:
+    with lab_server(scratch, config, imported=False) as server:
         with asking_for(server, small, "lacking", BODY) as asking:
             watch(server, asking, 90, told_of_loss)
             level, says = doctor(server)["kernel"]
