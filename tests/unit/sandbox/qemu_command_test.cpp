@@ -51,7 +51,7 @@ TEST_CASE("qemu command: the whole line of an emulated machine", "[sandbox][gold
 -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
 -kernel /proc/self/fd/10
 -initrd /proc/self/fd/11
--append quiet rdinit=/init panic=-1 mitigations=off lsm=capability audit=0 cryptomgr.notests no_timer_check random.trust_cpu=on random.trust_bootloader=on console=null
+-append quiet rdinit=/init panic=-1 mitigations=off lsm=landlock,capability audit=0 cryptomgr.notests no_timer_check random.trust_cpu=on random.trust_bootloader=on swiotlb=noforce noreplace-smp initcall_blacklist=crypto_kdf108_init,init_kprobe_trace console=null
 -device virtio-serial-pci,id=ports,max_ports=4,disable-legacy=on
 -chardev socket,id=ctl,fd=15
 -device virtserialport,bus=ports.0,chardev=ctl,name=nixbuild.ctl
