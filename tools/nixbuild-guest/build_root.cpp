@@ -1,6 +1,7 @@
 #include "build_root.hpp"
 
 #include "files.hpp"
+#include "input_store.hpp"
 #include "machine.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -20,18 +21,8 @@ namespace nixbuild::guest {
 
 namespace {
 
-constexpr const char* kInputs = "/inputs";
 /// The kernel's own number of inodes would be too small for source trees of small files.
 constexpr std::uint64_t kBytesPerInode = 2048;
-
-void mount_inputs() {
-  const auto disk = find_disk("inputs");
-  if (disk.empty()) {
-    throw Error(Reaction::Internal, "guest.inputs", "no disk with the serial number 'inputs'");
-  }
-  make_folder(kInputs, 0755);
-  mount_at(disk.c_str(), kInputs, "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME);
-}
 
 void mount_scratch(std::uint64_t size) {
   make_folder(kScratch, 0755);
@@ -125,28 +116,6 @@ void make_shell(const std::string& bin, int initramfs) {
   mount_at(nullptr, shell, nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV);
 }
 
-/// Inputs below, everything that is written above.
-void mount_store(const std::string& store, const sandbox::GuestJob& job) {
-  const auto lower = kInputs + job.store_dir;
-
-  struct stat info {};
-
-  if (::stat(lower.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
-    throw Error(Reaction::Internal, "guest.inputs", "the inputs' disk has no " + job.store_dir);
-  }
-  const std::string upper = std::string(kScratch) + "/upper";
-  const std::string work = std::string(kScratch) + "/work";
-  // The merged root looks like the upper one.
-  make_folder(upper, S_ISVTX | 0775, 0, job.gid);
-  make_folder(work, 0700);
-  make_folders(store);
-  mount_at("store",
-           store,
-           "overlay",
-           MS_NOSUID | MS_NODEV | MS_NOATIME,
-           "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work);
-}
-
 /// The database belongs to the builder, with the folders that Nix's tools make files in.
 void make_database(const std::string& root, const sandbox::GuestJob& job) {
   const auto state = root + job.store_dir.substr(0, job.store_dir.find_last_of('/')) + "/var";
@@ -185,16 +154,18 @@ std::string make_build_root(const sandbox::GuestJob& job, int initramfs) {
     write_file(path, file.contents, 0644);
     system_call(kCode, path, [&] { return ::chown(path.c_str(), job.uid, job.gid); });
   }
-  mount_store(store_in(root, job), job);
+  make_store(store_in(root, job), job);
   if (!job.input_database.empty()) {
     make_database(root, job);
   }
   return root;
 }
 
-void enter_build_root(const std::string& root) {
+void enter_build_root(const std::string& root, const sandbox::GuestJob& job) {
   mount_at(nullptr, "/", nullptr, MS_REC | MS_PRIVATE);
   mount_at(root.c_str(), root, nullptr, MS_BIND | MS_REC);
+  // Only here: a mount costs once more for every namespace and every bind that copies it.
+  bind_inputs(store_in(root, job), job);
   mount_at("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC);
   mount_at("shm", root + "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777,size=50%");
   mount_at("devpts",
