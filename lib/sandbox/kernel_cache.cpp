@@ -30,9 +30,9 @@ constexpr std::size_t kMaxImage = 512 * kMiB;
 constexpr std::size_t kMaxModule = 64 * kMiB;
 constexpr std::size_t kMaxManifest = 1 * kMiB;
 /// Raised whenever an import would come out differently from the same source.
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 
-constexpr std::array<std::string_view, 13> kWanted{"virtio_ring",
+constexpr std::array<std::string_view, 14> kWanted{"virtio_ring",
                                                    "virtio",
                                                    "virtio_pci_modern_dev",
                                                    "virtio_pci_legacy_dev",
@@ -41,14 +41,17 @@ constexpr std::array<std::string_view, 13> kWanted{"virtio_ring",
                                                    "virtio_console",
                                                    "libcrc32c",
                                                    "erofs",
+                                                   "ext4",
                                                    "overlay",
                                                    "virtio_rng",
                                                    "virtio_net",
                                                    "af_packet"};
 /// May be missing: split out of virtio_pci by some releases only, or only a convenience.
-constexpr std::array<std::string_view, 6> kOptional{"virtio_pci_modern_dev",
+constexpr std::array<std::string_view, 8> kOptional{"virtio_pci_modern_dev",
                                                     "virtio_pci_legacy_dev",
                                                     "libcrc32c",
+                                                    "ext4",
+                                                    "overlay",
                                                     "virtio_rng",
                                                     "virtio_net",
                                                     "af_packet"};

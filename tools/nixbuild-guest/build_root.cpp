@@ -6,14 +6,17 @@
 
 #include <nixbuild/base/error.hpp>
 
+#include <linux/magic.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <string_view>
 #include <utility>
 
@@ -24,22 +27,40 @@ namespace {
 /// The kernel's own number of inodes would be too small for source trees of small files.
 constexpr std::uint64_t kBytesPerInode = 2048;
 
-void mount_scratch(std::uint64_t size) {
+/// Its tables need no zeroing in the background: it came as zeros.
+bool mount_scratch_disk() {
+  const auto disk = find_disk("scratch");
+  if (disk.empty()) {
+    return false;
+  }
+  if (::mount(disk.c_str(),
+              kScratch,
+              "ext4",
+              MS_NOSUID,
+              "noinit_itable,nobarrier,noauto_da_alloc,errors=panic") == 0) {
+    return true;
+  }
+  if (errno != ENODEV) {
+    throw_system_error(kCode, std::string("mounting ext4 on '") + kScratch + "'");
+  }
+  say_to_kernel("nixbuild-guest: this kernel has no ext4: files lie in memory");
+  return false;
+}
+
+void mount_scratch() {
   make_folder(kScratch, 0755);
-  if (const auto disk = find_disk("scratch"); !disk.empty()) {
-    mount_at(disk.c_str(), kScratch, "ext4", MS_NOSUID | MS_NOATIME, "barrier=0");
+  if (mount_scratch_disk()) {
     return;
   }
-  if (size == 0) {
-    struct sysinfo info {};
 
-    ::sysinfo(&info);
-    size = info.totalram * info.mem_unit / 2;
-  }
+  struct sysinfo info {};
+
+  ::sysinfo(&info);
+  const auto size = std::uint64_t{info.totalram} * info.mem_unit / 2;
   mount_at("scratch",
            kScratch,
            "tmpfs",
-           MS_NOSUID | MS_NOATIME,
+           MS_NOSUID,
            "mode=0755,size=" + std::to_string(size) + ",nr_inodes=" +
                std::to_string(std::max<std::uint64_t>(size / kBytesPerInode, 4096)));
 }
@@ -133,13 +154,19 @@ void make_database(const std::string& root, const sandbox::GuestJob& job) {
 
 } // namespace
 
+bool scratch_in_memory() {
+  struct statfs info {};
+
+  return ::statfs(kScratch, &info) == 0 && info.f_type == TMPFS_MAGIC;
+}
+
 std::string store_in(const std::string& root, const sandbox::GuestJob& job) {
   return root + job.store_dir;
 }
 
 std::string make_build_root(const sandbox::GuestJob& job, int initramfs) {
   mount_inputs();
-  mount_scratch(job.scratch_bytes);
+  mount_scratch();
   const std::string root = std::string(kScratch) + "/root";
   make_folder(root, 0750, 0, job.gid);
   make_shell(root + "/bin", initramfs);

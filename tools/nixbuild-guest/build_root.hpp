@@ -19,6 +19,9 @@ inline constexpr const char* kScratch = "/scratch";
 /// memory; then the root becomes `root`, and nothing else stays within reach. In the child only.
 void enter_build_root(const std::string& root, const sandbox::GuestJob& job);
 
+/// What takes all writes is no disk.
+[[nodiscard]] bool scratch_in_memory();
+
 /// Where the outputs are, in the guest's own view.
 [[nodiscard]] std::string store_in(const std::string& root, const sandbox::GuestJob& job);
 

@@ -137,6 +137,8 @@ void look_at_disk(sandbox::GuestExit& exit) {
     return;
   }
   exit.disk_bytes = (disk.f_blocks - disk.f_bfree) * disk.f_frsize;
+  exit.scratch_bytes = disk.f_blocks * disk.f_frsize;
+  exit.scratch_in_memory = scratch_in_memory();
   exit.disk_full = disk.f_bavail * disk.f_frsize < kDiskReserve || disk.f_favail < kFilesReserve;
 }
 

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <sstream>
 #include <vector>
@@ -54,6 +55,7 @@ JailSettings jail_settings(const Start& start, std::size_t extents) {
   }
   settings.cgroup_parent = start.cgroup_parent;
   settings.cgroup_name = "build-" + start.id;
+  settings.file_bytes = std::max(settings.file_bytes, start.scratch_bytes);
   settings.memory_max = start.memory_bytes + kOverhead + (start.kvm ? 0 : kTranslationCache);
   return settings;
 }
@@ -112,6 +114,9 @@ Machine::Machine(const Start& start,
   fds.control = control_there.get();
   fds.log = log_there.get();
   fds.output = output_there.get();
+  if (wants.scratch != nullptr) {
+    fds.scratch = wants.scratch->fd();
+  }
   std::pair<UniqueFd, UniqueFd> store_port;
   if (wants.store) {
     store_port = make_port();
