@@ -164,6 +164,10 @@ std::string store_in(const std::string& root, const sandbox::GuestJob& job) {
   return root + job.store_dir;
 }
 
+std::string shared_memory_in(const std::string& root) {
+  return root + "/dev/shm";
+}
+
 std::string make_build_root(const sandbox::GuestJob& job, int initramfs) {
   mount_inputs();
   mount_scratch();
@@ -185,6 +189,8 @@ std::string make_build_root(const sandbox::GuestJob& job, int initramfs) {
   if (!job.input_database.empty()) {
     make_database(root, job);
   }
+  // Here, where it can be looked at after the builder's end.
+  mount_at("shm", shared_memory_in(root), "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777,size=50%");
   return root;
 }
 
@@ -194,7 +200,6 @@ void enter_build_root(const std::string& root, const sandbox::GuestJob& job) {
   // Only here: a mount costs once more for every namespace and every bind that copies it.
   bind_inputs(store_in(root, job), job);
   mount_at("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC);
-  mount_at("shm", root + "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777,size=50%");
   mount_at("devpts",
            root + "/dev/pts",
            "devpts",

@@ -62,7 +62,7 @@ sandbox::GuestExit run_builder(
     return exit;
   }
   host.send(sandbox::guest::Started{});
-  return supervise(std::move(builder), log, host);
+  return supervise(std::move(builder), root, log, host);
 }
 
 void serve_outputs(const sandbox::GuestJob& job,
