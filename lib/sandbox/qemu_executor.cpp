@@ -124,7 +124,7 @@ InitramfsInputs read_programs(const QemuExecutorSettings& settings, const Import
   inputs.guest = read(settings.guest);
   inputs.busybox = read(settings.busybox);
   for (const auto& module : kernel.modules) {
-    inputs.modules.push_back({module.name + ".ko", read(module.file)});
+    inputs.modules.push_back({module.name + ".ko", read(module.file), module.on_demand});
   }
   return inputs;
 }
