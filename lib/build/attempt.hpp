@@ -124,6 +124,7 @@ private:
   store::BuildRecord record_;
   bool settled_ = false;       ///< the record is no longer open
   bool left_open_ = false;     ///< it stays open, for a later daemon
+  bool enlarged_ = false;      ///< it has been given more memory once
   bool repeatable_ = false;    ///< a failure that is the builder's own
   bool adopted_ = false;       ///< the machine was started by an earlier daemon
   bool waited_ = false;        ///< for capacity, and said so

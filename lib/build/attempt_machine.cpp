@@ -78,8 +78,7 @@ aio::Task<model::BuildResult> Attempt::build() {
     prepare_again(round);
     auto line =
         round == Round::OutOfMemory
-            ? fmt::format("out of {} with {} MiB: starting again with more",
-                          exit_.disk_full ? "disk" : "memory",
+            ? fmt::format("out of memory with {} MiB: starting again with more",
                           record_.memory_bytes >> 20)
             : fmt::format("the machine was lost: starting again on another one ({})", lost_why_);
     std::replace(line.begin(), line.end(), '\n', ' ');
@@ -167,10 +166,12 @@ aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
     }
     builder_ended_ = exit_.end != sandbox::GuestEnd::SetupFailed;
     record_.disk_bytes = exit_.disk_bytes;
-    // Files lie in memory, too: a larger machine has room for more of them.
+    // More memory is no cure for a full disk, and twice the memory is given once: who needs more
+    // begins with it next time, or says so in a setting.
     const bool out_of_disk = exit_.disk_full && exit_.code != 0;
     const bool out_of_memory = exit_.end == sandbox::GuestEnd::OutOfMemory;
-    if ((out_of_memory || out_of_disk) && record_.memory_bytes < memory_bound()) {
+    if (out_of_memory && !enlarged_ && record_.memory_bytes < memory_bound()) {
+      enlarged_ = true;
       co_return Round::OutOfMemory;
     }
     // A build with a network fails by that more often than by itself.

@@ -23,11 +23,23 @@ constexpr std::size_t kOutputBuffer = 1024 * 1024;
 
 /// What a failure of the builder has behind it, when its disk is full.
 std::string Attempt::disk_note(const sandbox::GuestExit& exit) const {
-  return !exit.disk_full ? std::string()
-                         : fmt::format("\nnote: build failure may have been caused by lack of free "
-                                       "disk space: its machine has {} MiB of memory, half of it "
-                                       "for files",
-                                       record_.memory_bytes >> 20);
+  if (!exit.disk_full) {
+    return {};
+  }
+  std::string note = "\nnote: build failure may have been caused by lack of free disk space: ";
+  if (exit.scratch_in_memory) {
+    return note + fmt::format("its files lie in half of the machine's {} MiB of memory (setting "
+                              "disk{})",
+                              record_.memory_bytes >> 20,
+                              policy_.disk_bytes == 0 ? " is 0" : "; this builder can make none");
+  }
+  note += fmt::format("its scratch disk has {} MiB (setting disk", exit.scratch_bytes >> 20);
+  // The file system's own tables are a part of it.
+  if (exit.scratch_bytes < policy_.disk_bytes / 10 * 9) {
+    note += fmt::format(" is {} MiB; the builder's own disk had no room for more",
+                        policy_.disk_bytes >> 20);
+  }
+  return note + ")";
 }
 
 void Attempt::judge(const sandbox::GuestExit& exit) const {
@@ -57,7 +69,8 @@ void Attempt::judge(const sandbox::GuestExit& exit) const {
         fmt::format("builder for '{}' could not be started: {}", drv_text_, exit.message));
   case sandbox::GuestEnd::OutOfMemory:
     throw BuildFailure(failure,
-                       fmt::format("builder for '{}' ran out of memory: its machine has {} MiB",
+                       fmt::format("builder for '{}' ran out of memory: its machine has {} MiB "
+                                   "(settings min-mem, max-mem)",
                                    drv_text_,
                                    record_.memory_bytes >> 20));
   }

@@ -303,10 +303,10 @@ aio::Task<void> Attempt::start() {
   plan.id = fmt::format("{}-{}", record_.id, record_.attempt + 1);
   plan.cpus = record_.cpus;
   plan.memory_bytes = record_.memory_bytes;
+  plan.scratch_bytes = policy_.disk_bytes;
   auto& job = plan.job;
   job.store_dir = parts_.store.dir().text();
   job.builder = request_.derivation.builder;
-  job.scratch_bytes = settings_.scratch_bytes;
   job.linux32 = request_.derivation.platform == "i686-linux";
   job.hosts = "127.0.0.1 localhost\n::1 localhost\n";
   for (std::size_t i = 0; i < output_names_.size(); ++i) {
@@ -318,6 +318,12 @@ aio::Task<void> Attempt::start() {
   job.store_socket = options_.talks_to_store() && parts_.converse;
   if (has_network(kind_)) {
     co_await connect(job);
+  }
+  if (plan.scratch_bytes != 0 && !parts_.executor.offers_disk() && record_.attempt == 0) {
+    std::string notice =
+        "no scratch disk: this builder has no mke2fs (package e2fsprogs), so files "
+        "lie in half of the machine's memory";
+    co_await say(std::move(notice));
   }
   const auto composing = parts_.clock.monotonic();
   auto work = [this, &job] {

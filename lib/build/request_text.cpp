@@ -9,7 +9,8 @@ namespace nixbuild::build {
 
 namespace {
 
-constexpr std::uint64_t kForm = 2;
+constexpr std::uint64_t kForm = 3;
+constexpr std::uint64_t kFormWithoutDisk = 2;
 constexpr std::uint64_t kFormWithoutSelfReferences = 1;
 
 void put(std::string& text, std::uint64_t number) {
@@ -93,6 +94,7 @@ request_text(const model::StoreDir& dir, const BuildRequest& request, const Buil
   put(text, std::uint64_t{policy.max_restarts});
   put(text, policy.max_memory_bytes);
   put(text, static_cast<std::uint64_t>(request.self_references));
+  put(text, policy.disk_bytes);
   return text;
 }
 
@@ -100,7 +102,7 @@ BuildRequest
 parse_request(const model::StoreDir& dir, store::AccountId account, std::string_view text) {
   Taker from(text);
   const auto form = from.number();
-  if (form != kForm && form != kFormWithoutSelfReferences) {
+  if (form != kForm && form != kFormWithoutDisk && form != kFormWithoutSelfReferences) {
     Taker::fail();
   }
   auto path = model::StorePath::parse(from.words());
@@ -128,8 +130,12 @@ parse_request(const model::StoreDir& dir, store::AccountId account, std::string_
   policy.build_twice = (flags & 64) != 0;
   policy.max_restarts = static_cast<unsigned>(from.number());
   policy.max_memory_bytes = from.number();
-  if (form == kForm && from.number() == static_cast<std::uint64_t>(model::SelfReferences::Plain)) {
+  if (form != kFormWithoutSelfReferences &&
+      from.number() == static_cast<std::uint64_t>(model::SelfReferences::Plain)) {
     request.self_references = model::SelfReferences::Plain;
+  }
+  if (form == kForm) {
+    policy.disk_bytes = from.number();
   }
   from.end();
   return request;

@@ -198,7 +198,6 @@ std::string encode_guest_job(const GuestJob& job) {
   out.u32(job.gid);
   out.flag(job.linux32);
   out.flag(job.network);
-  out.u64(job.scratch_bytes);
   out.text(job.hosts, kAny, "hosts");
   out.text(job.resolv_conf, kAny, "resolv.conf");
   out.text(job.services, kAny, "services");
@@ -236,7 +235,6 @@ GuestJob decode_guest_job(std::string_view payload) {
   job.gid = in.u32();
   job.linux32 = in.flag();
   job.network = in.flag();
-  job.scratch_bytes = in.u64();
   job.hosts = in.text(kAny);
   job.resolv_conf = in.text(kAny);
   job.services = in.text(kAny);
@@ -261,6 +259,8 @@ std::string encode_guest_exit(const GuestExit& exit) {
   out.u64(exit.peak_memory_bytes);
   out.u64(exit.disk_bytes);
   out.flag(exit.disk_full);
+  out.u64(exit.scratch_bytes);
+  out.flag(exit.scratch_in_memory);
   out.u64(exit.log_bytes);
   out.time(exit.boot_time);
   out.time(exit.mount_time);
@@ -294,6 +294,8 @@ GuestExit decode_guest_exit(std::string_view payload) {
   exit.peak_memory_bytes = in.u64();
   exit.disk_bytes = in.u64();
   exit.disk_full = in.flag();
+  exit.scratch_bytes = in.u64();
+  exit.scratch_in_memory = in.flag();
   exit.log_bytes = in.u64();
   exit.boot_time = in.time();
   exit.mount_time = in.time();

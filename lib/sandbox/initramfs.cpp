@@ -94,7 +94,9 @@ Bytes build_initramfs(const InitramfsInputs& inputs) {
     if (!files.emplace("modules/" + module.file, File{module.contents}).second) {
       refuse_initramfs(fmt::format("module '{}' is given twice", module.file));
     }
-    order += module.file + "\n";
+    if (!module.on_demand) {
+      order += module.file + "\n";
+    }
   }
   files["modules/order"] = {bytes_of(order)};
 

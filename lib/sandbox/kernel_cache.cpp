@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <set>
 
 namespace nixbuild::sandbox {
 
@@ -30,9 +31,9 @@ constexpr std::size_t kMaxImage = 512 * kMiB;
 constexpr std::size_t kMaxModule = 64 * kMiB;
 constexpr std::size_t kMaxManifest = 1 * kMiB;
 /// Raised whenever an import would come out differently from the same source.
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 
-constexpr std::array<std::string_view, 13> kWanted{"virtio_ring",
+constexpr std::array<std::string_view, 14> kWanted{"virtio_ring",
                                                    "virtio",
                                                    "virtio_pci_modern_dev",
                                                    "virtio_pci_legacy_dev",
@@ -41,17 +42,49 @@ constexpr std::array<std::string_view, 13> kWanted{"virtio_ring",
                                                    "virtio_console",
                                                    "libcrc32c",
                                                    "erofs",
-                                                   "overlay",
+                                                   "ext4",
                                                    "virtio_rng",
                                                    "virtio_net",
-                                                   "af_packet"};
+                                                   "af_packet",
+                                                   "tls"};
 /// May be missing: split out of virtio_pci by some releases only, or only a convenience.
-constexpr std::array<std::string_view, 6> kOptional{"virtio_pci_modern_dev",
+constexpr std::array<std::string_view, 8> kOptional{"virtio_pci_modern_dev",
                                                     "virtio_pci_legacy_dev",
                                                     "libcrc32c",
+                                                    "ext4",
                                                     "virtio_rng",
                                                     "virtio_net",
-                                                    "af_packet"};
+                                                    "af_packet",
+                                                    "tls"};
+/// Loaded when a builder first wants them, where the kernel has them: sockets of the kernel's
+/// cryptography with the ciphers that its users test with, lists of sockets, local vsock, SCTP, and
+/// what a builder may mount in namespaces of its own.
+constexpr std::array<std::string_view, 26> kOnDemand{"af_alg",
+                                                     "algif_hash",
+                                                     "algif_skcipher",
+                                                     "algif_aead",
+                                                     "algif_rng",
+                                                     "cbc",
+                                                     "ctr",
+                                                     "gcm",
+                                                     "ghash_generic",
+                                                     "ccm",
+                                                     "xts",
+                                                     "cmac",
+                                                     "hmac",
+                                                     "md5",
+                                                     "sha1_generic",
+                                                     "sha256_generic",
+                                                     "sha512_generic",
+                                                     "drbg",
+                                                     "vsock",
+                                                     "vsock_loopback",
+                                                     "inet_diag",
+                                                     "tcp_diag",
+                                                     "udp_diag",
+                                                     "unix_diag",
+                                                     "sctp",
+                                                     "overlay"};
 
 std::string sha256_hex(ByteView bytes) {
   return hex_encode(hash_of(HashAlgorithm::Sha256, bytes).bytes());
@@ -122,6 +155,7 @@ ImportedKernel read_entry(const fs::path& directory, std::string* source_mark) {
       entry.name = module.at("name").as_string();
       entry.file = directory / "modules" / (entry.name + ".ko");
       entry.sha256 = module.at("sha256").as_string();
+      entry.on_demand = module.at("onDemand").as_bool();
       kernel.modules.push_back(std::move(entry));
     }
     return kernel;
@@ -174,12 +208,22 @@ json::array import_modules(const KernelSource& source,
     return list;
   }
   fs::create_directory(staging / "modules");
+  std::set<std::string> at_boot;
   for (const auto& file : module_load_order(source.modules, kWanted, kOptional)) {
+    at_boot.insert(file.name);
+  }
+  std::vector<std::string_view> all(kWanted.begin(), kWanted.end());
+  all.insert(all.end(), kOnDemand.begin(), kOnDemand.end());
+  std::vector<std::string_view> optional(kOptional.begin(), kOptional.end());
+  optional.insert(optional.end(), kOnDemand.begin(), kOnDemand.end());
+  for (const auto& file : module_load_order(source.modules, all, optional)) {
     const auto packed = read_file(file.file.c_str(), kMaxModule, "sandbox.kernel-module");
     const auto bytes = decompress(packed, kMaxModule, "sandbox.kernel-module", file.name);
     write_file(staging / "modules" / (file.name + ".ko"), bytes);
-    modules.push_back({file.name, {}, sha256_hex(bytes)});
-    list.push_back(json::object{{"name", file.name}, {"sha256", modules.back().sha256}});
+    modules.push_back({file.name, {}, sha256_hex(bytes), !at_boot.contains(file.name)});
+    list.push_back(json::object{{"name", file.name},
+                                {"sha256", modules.back().sha256},
+                                {"onDemand", modules.back().on_demand}});
   }
   return list;
 }

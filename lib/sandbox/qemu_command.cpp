@@ -32,15 +32,17 @@ void add_port(QemuCommand& command, std::string_view id, std::string_view name, 
   command.descriptors.push_back(fd);
 }
 
+void add_set(QemuCommand& command, int fd, std::size_t set) {
+  auto& args = command.arguments;
+  args.insert(args.end(), {"-add-fd", fmt::format("fd={},set={}", fd, set)});
+  command.descriptors.push_back(fd);
+}
+
 void add_disk(QemuCommand& command, const QemuDescriptors& fds) {
   auto& args = command.arguments;
-  const auto add_set = [&](int fd, std::size_t set) {
-    args.insert(args.end(), {"-add-fd", fmt::format("fd={},set={}", fd, set)});
-    command.descriptors.push_back(fd);
-  };
-  add_set(fds.disk, 1);
+  add_set(command, fds.disk, 1);
   for (std::size_t i = 0; i < fds.extents.size(); ++i) {
-    add_set(fds.extents[i], i + 2);
+    add_set(command, fds.extents[i], i + 2);
   }
   args.insert(args.end(),
               {"-blockdev",
@@ -52,6 +54,23 @@ void add_disk(QemuCommand& command, const QemuDescriptors& fds) {
                fmt::format("virtio-blk-pci,drive=inputs,serial={},iothread=disk-thread,"
                            "disable-legacy=on",
                            kInputsSerial)});
+}
+
+/// Nothing on it outlives the machine, so nothing waits for the host's disk. What the host cannot
+/// write stops the machine: a builder must not read back something else than it has written.
+void add_scratch(QemuCommand& command, const QemuDescriptors& fds) {
+  const auto set = fds.extents.size() + 2;
+  add_set(command, *fds.scratch, set);
+  command.arguments.insert(
+      command.arguments.end(),
+      {"-blockdev",
+       fmt::format("driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file.driver=file,"
+                   "file.filename=/dev/fdset/{},file.locking=off",
+                   set),
+       "-device",
+       fmt::format("virtio-blk-pci,drive=scratch,serial={},iothread=disk-thread,werror=stop,"
+                   "disable-legacy=on",
+                   kScratchSerial)});
 }
 
 } // namespace
@@ -128,6 +147,9 @@ QemuCommand qemu_command(const QemuMachine& machine, const QemuDescriptors& fds)
     add_port(command, "nix", kStorePort, *fds.store);
   }
   add_disk(command, fds);
+  if (fds.scratch) {
+    add_scratch(command, fds);
+  }
   args.insert(
       args.end(),
       {"-object", "rng-builtin,id=rng", "-device", "virtio-rng-pci,rng=rng,disable-legacy=on"});

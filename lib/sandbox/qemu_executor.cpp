@@ -8,6 +8,7 @@
 #include <nixbuild/sandbox/guest_protocol.hpp>
 #include <nixbuild/sandbox/initramfs.hpp>
 #include <nixbuild/sandbox/qemu_executor.hpp>
+#include <nixbuild/sandbox/scratch_room.hpp>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -15,6 +16,7 @@
 #include <spawn.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -122,7 +124,7 @@ InitramfsInputs read_programs(const QemuExecutorSettings& settings, const Import
   inputs.guest = read(settings.guest);
   inputs.busybox = read(settings.busybox);
   for (const auto& module : kernel.modules) {
-    inputs.modules.push_back({module.name + ".ko", read(module.file)});
+    inputs.modules.push_back({module.name + ".ko", read(module.file), module.on_demand});
   }
   return inputs;
 }
@@ -162,6 +164,11 @@ public:
     if (::access(settings_.network_helper.c_str(), X_OK) != 0) {
       settings_.network_helper.clear();
     }
+    if (settings_.disk_maker.empty()) {
+      settings_.disk_maker = find_disk_maker();
+    } else if (::access(settings_.disk_maker.c_str(), X_OK) != 0) {
+      settings_.disk_maker.clear();
+    }
     settings_.run_directory = fs::absolute(settings_.run_directory);
     make_folder(settings_.run_directory);
     make_folder(settings_.run_directory / ".slots");
@@ -183,6 +190,8 @@ public:
   }
 
   [[nodiscard]] bool offers_network() const override { return !settings_.network_helper.empty(); }
+
+  [[nodiscard]] bool offers_disk() const override { return !settings_.disk_maker.empty(); }
 
   aio::Task<std::unique_ptr<Execution>> start(ExecutionPlan plan) override {
     check_id(plan.id);
@@ -268,6 +277,14 @@ private:
     start.cgroup_parent = settings_.cgroup_parent;
     start.network_helper = settings_.network_helper;
     start.network_allow = fmt::format("{}", fmt::join(settings_.network_allow, " "));
+    start.disk_maker = settings_.disk_maker;
+
+    struct statvfs room {};
+
+    if (!start.disk_maker.empty() && ::statvfs(settings_.run_directory.c_str(), &room) == 0) {
+      start.scratch_bytes =
+          scratch_size(plan.scratch_bytes, std::uint64_t{room.f_bavail} * room.f_frsize);
+    }
     start.log_limit_bytes = settings_.log_limit_bytes;
     start.patience_seconds = start.kvm ? kKvmPatience : kTcgPatience;
     if (settings_.guest_patience.count() > 0) {
@@ -289,6 +306,18 @@ private:
 };
 
 } // namespace
+
+fs::path find_disk_maker() {
+  for (const auto* path : {"/usr/sbin/mke2fs",
+                           "/sbin/mke2fs",
+                           "/usr/bin/mke2fs",
+                           "/run/current-system/sw/bin/mke2fs"}) {
+    if (::access(path, X_OK) == 0) {
+      return path;
+    }
+  }
+  return {};
+}
 
 std::unique_ptr<Executor> make_qemu_executor(boost::asio::any_io_executor executor,
                                              QemuExecutorSettings settings) {

@@ -47,6 +47,8 @@ struct Table<Start> {
                                                  &Start::cgroup_parent,
                                                  &Start::network_helper,
                                                  &Start::network_allow,
+                                                 &Start::disk_maker,
+                                                 &Start::scratch_bytes,
                                                  &Start::log_limit_bytes,
                                                  &Start::patience_seconds,
                                                  &Start::grace_seconds,

@@ -238,6 +238,10 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
          [](C& c, const N& n) {
            c.network_helper = program_path(n);
          }},
+        {"mke2fs",
+         [](C& c, const N& n) {
+           c.disk_maker = program_path(n);
+         }},
         {"network",
          [](C& c, const N& n) {
            c.network = truth(n);

@@ -57,4 +57,9 @@ bool LateExecutor::offers_network() const {
   return real_ && real_->offers_network();
 }
 
+bool LateExecutor::offers_disk() const {
+  const std::lock_guard lock(mutex_);
+  return real_ && real_->offers_disk();
+}
+
 } // namespace nixbuild::server

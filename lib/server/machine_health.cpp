@@ -1,5 +1,6 @@
 #include "machine_health.hpp"
 
+#include <nixbuild/sandbox/scratch_room.hpp>
 #include <nixbuild/scheduler/history.hpp>
 
 #include <sys/statvfs.h>
@@ -73,7 +74,9 @@ scheduler::NodeHealth health_of_machine(const std::filesystem::path& state_dir,
   struct statvfs room {};
 
   if (::statvfs(state_dir.c_str(), &room) == 0) {
-    health.free_disk_bytes = std::uint64_t{room.f_bavail} * room.f_frsize;
+    // What running builds are about to write is as good as written.
+    const auto free = std::uint64_t{room.f_bavail} * room.f_frsize;
+    health.free_disk_bytes = free - std::min(free, sandbox::scratch_to_come(state_dir / "run"));
   }
   return health;
 }

@@ -10,8 +10,8 @@
 namespace nixbuild::server {
 
 /// How hard the machine is pressed, from the kernel's pressure stall averages over ten seconds, and
-/// how much room is left where builds are kept. What the kernel does not tell counts as no
-/// pressure. Reads three small files below `proc_pressure`.
+/// how much room is left where builds are kept, beside what scratch disks may soon take. What the
+/// kernel does not tell counts as no pressure. Reads three small files below `proc_pressure`.
 [[nodiscard]] scheduler::NodeHealth
 health_of_machine(const std::filesystem::path& state_dir,
                   const std::filesystem::path& proc_pressure = "/proc/pressure");

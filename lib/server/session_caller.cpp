@@ -36,6 +36,7 @@ build::BuildPolicy policy_of(const BuildSettings& settings) {
   policy.share_results = settings.share_results;
   policy.max_restarts = settings.max_restarts;
   policy.max_memory_bytes = settings.max_memory_bytes.value_or(0);
+  policy.disk_bytes = settings.disk_bytes;
   return policy;
 }
 

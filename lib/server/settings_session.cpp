@@ -175,6 +175,10 @@ void set_size(BuildSettings& build, const EffectiveSettings& settings, Warnings&
     build.min_memory_bytes = *build.max_memory_bytes;
   }
   build.default_memory_per_cpu_bytes = count_of(settings, SettingId::DefaultMemPerCpu, kMiB);
+  build.disk_bytes = count_of(settings, SettingId::Disk, kMiB).value_or(0);
+  if (const auto most = count_of(settings, SettingId::MaxDisk, kMiB)) {
+    build.disk_bytes = std::min(build.disk_bytes, *most);
+  }
 }
 
 } // namespace

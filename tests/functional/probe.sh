@@ -1,12 +1,12 @@
 # Everything a builder can see of where it runs, as `## entry` and the lines under it. Only applets of
-# busybox, and nothing that says which machine, store or moment it is. Owners are left out where they are root:
+# busybox and questions of probe.c, and nothing that says which machine, store or moment it is. Owners are left out where they are root:
 # what root is in a builder's user namespace depends on who runs Nix.
 entry() { echo "## $1"; shift; "$@" 2>&1; }
 fields() { grep -E "^($1):" /proc/self/status | tr '\t' ' '; }
 nodes() { for node in "$@"; do stat -c '%n %F %a %t:%T' "$node"; done; }
 tried() { "$@" > /dev/null 2>&1 && echo works || echo refused; }
 
-entry environment sh -c 'env | grep -v -E "^(NIX_BUILD_CORES|SHLVL|_|out|probe|input)=" | sort'
+entry environment sh -c 'env | grep -v -E "^(NIX_BUILD_CORES|SHLVL|_|out|tree|outputs|probe|program|input)=" | sort'
 entry ids sh -c 'id -u; id -g; id -G; id -un; id -gn'
 entry credentials fields 'Uid|Gid|Groups|NoNewPrivs|Seccomp'
 entry capabilities fields 'Cap.*'
@@ -20,6 +20,7 @@ entry out-of-memory-score cat /proc/self/oom_score_adj
 entry process sh -c 'echo $PPID; cut -d" " -f4-8 /proc/1/stat; tr "\0" "\n" < /proc/1/cmdline | head -1'
 entry descriptors sh -c 'for fd in 0 1 2 3 4 5 6 7 8 9; do test -e /proc/1/fd/$fd && echo $fd; done; readlink /proc/1/fd/0; readlink /proc/1/fd/2'
 entry terminal sh -c 'stty -a < /dev/pts/0 || echo none'
+entry input-stream $program input
 entry host-name sh -c 'hostname; cat /proc/sys/kernel/domainname'
 entry machine uname -sm
 entry time-zone sh -c 'date +%Z%z; ls /etc/localtime'
@@ -48,6 +49,17 @@ entry ping-groups cat /proc/sys/net/ipv4/ping_group_range
 entry cgroup sh -c 'cat /proc/self/cgroup | sed "s/:.*:.*/:/" | sort -u'
 entry store sh -c 'ls -A /nix/store | cut -c33- | sort'
 entry input sh -c 'stat -c "%F %a %Y" $input; cd $input; find . | sort | while read f; do stat -c "%n %F %a %Y" $f; done'
+mkdir -p $tree/folder/folder; echo x > $tree/leaf; echo x > $tree/folder/leaf; ln -s ../leaf $tree/folder/link; ln $tree/leaf $tree/folder/again
+entry trees $program trees $input $tree /build
+entry disk-usage sh -c 'for t in $input $tree; do test "$(du -xs $t)" = "$(du -s $t)" && echo one; done; find $input -xdev | wc -l; find $tree -xdev | wc -l'
+entry access-times sh -c 'touch -d 2001-01-01 old; cat old; test "$(stat -c %X old)" -gt 1790000000 && echo kept'
+entry scratch $program scratch
+entry memory $program memory
+entry memory-settings cat /proc/sys/vm/overcommit_memory
+entry kernel $program kernel
+entry landlock $program landlock
+entry cpus nproc
+entry performance-events cat /proc/sys/kernel/perf_event_paranoid
 entry write-to-input sh -c 'echo x > $input/new; echo x > $input/leaf; rm $input/leaf; chmod 700 $input'
 entry write-to-store sh -c 'mkdir /nix/store/other && echo made'
 entry write-elsewhere sh -c 'for d in / /bin /etc /nix /dev /proc /tmp /build /dev/shm; do touch $d/probe 2> /dev/null && echo $d; rm -f $d/probe; done'

@@ -13,14 +13,21 @@ pytestmark = pytest.mark.skipif(conftest.SERVER != "nixbuild", reason="about our
 
 # What a builder does, options of the client, the status it is told, and words of the message.
 GREEDY = {
-    "disk": ("$busybox/bin/busybox dd if=/dev/zero of=big bs=1M", [], "TransientFailure", "lack of free disk space"),
+    "disk": (
+        "$busybox/bin/busybox dd if=/dev/zero of=big bs=1M",
+        [], "TransientFailure", "MiB (setting disk)",
+    ),
     "files": (
         "i=0; names=$($busybox/bin/busybox seq 200); "
         "while $busybox/bin/busybox mkdir d$i && cd d$i; do for n in $names; do : > $n || exit 1; done; "
         "cd ..; i=$((i+1)); done; exit 1",
         [], "TransientFailure", "lack of free disk space",
     ),
-    "memory": ("$busybox/bin/busybox tail /dev/zero", [], None, "ran out of memory"),
+    "memory": (
+        """$busybox/bin/busybox awk 'BEGIN { for (;;) kept[n++] = sprintf("%100000s", n) }'""",
+        [], None, "ran out of memory",
+    ),
+    "shared": ("$busybox/bin/busybox dd if=/dev/zero of=/dev/shm/big bs=1M", [], None, "ran out of memory"),
     "processes": ("f() { f | f & }; f; while :; do :; done", ["--timeout", "15"], "TimedOut", "timed out after 15"),
     "log": (f"$busybox/bin/busybox yes {'flood ' * 80}", [], "LogLimitExceeded", "bytes of log output"),
     "silence": ("$busybox/bin/busybox sleep 100000", ["--max-silent-time", "3"], "TimedOut", "3 seconds of silence"),
@@ -32,7 +39,9 @@ DEADLINE = 150  # seconds, machine included, under software emulation
 @pytest.fixture(scope="module")
 def server(module_scratch):
     config = module_scratch / "nixbuild.toml"
-    config.write_text("[builds]\nbuild-memory-mib = 384\nmax-build-memory-mib = 384\nmax-log-mib = 4\n")
+    config.write_text(
+        "[builds]\nbuild-memory-mib = 384\nmax-build-memory-mib = 384\nmax-log-mib = 4\n[settings]\ndisk = 300\n"
+    )
     with conftest.Server(module_scratch, config=config) as started:
         yield started
         conftest.keep_log(started)
@@ -76,7 +85,10 @@ def test_memory_grows_until_it_is_enough(scratch, small):
     config.write_text("[builds]\nbuild-memory-mib = 256\nmax-build-memory-mib = 1024\n")
     with conftest.Server(scratch, config=config) as server:
         client = peers.Client(scratch, "2.8.0", name="client", sshd=server)
-        body = "$busybox/bin/busybox dd if=/dev/zero of=/dev/null bs=220M count=1 && echo enough > $out"
+        body = (
+            """$busybox/bin/busybox awk 'BEGIN { while (n < 2200) kept[n++] = sprintf("%100000s", n) }' """
+            "&& echo enough > $out"
+        )
         done = small.build_remotely(client, server, "growing", body=body)
         assert client.real(done.stdout.strip()).read_text() == "enough\n"
         assert "[nixbuild] building with" in done.stderr and "512 MiB of memory" in done.stderr

@@ -245,6 +245,7 @@ aio::Task<std::unique_ptr<sandbox::Execution>> FakeExecutor::start(sandbox::Exec
   }
   run->build = script_(plan);
   run->memory_bytes = plan.memory_bytes;
+  run->scratch_bytes = plan.scratch_bytes;
   run->job = std::move(plan.job);
   runs_.push_back(run);
   if (run->build.no_start) {

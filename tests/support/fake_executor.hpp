@@ -44,6 +44,7 @@ struct FakeRun {
   sandbox::GuestJob job;
   std::string id;
   std::uint64_t memory_bytes = 0;
+  std::uint64_t scratch_bytes = 0;
   std::size_t extents = 0;
   std::uint64_t disk_bytes = 0;
   bool exited = false;

@@ -1,18 +1,22 @@
 #include "build_root.hpp"
 
 #include "files.hpp"
+#include "input_store.hpp"
 #include "machine.hpp"
 
 #include <nixbuild/base/error.hpp>
 
+#include <linux/magic.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statfs.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <string_view>
 #include <utility>
 
@@ -20,35 +24,43 @@ namespace nixbuild::guest {
 
 namespace {
 
-constexpr const char* kInputs = "/inputs";
 /// The kernel's own number of inodes would be too small for source trees of small files.
 constexpr std::uint64_t kBytesPerInode = 2048;
 
-void mount_inputs() {
-  const auto disk = find_disk("inputs");
+/// Its tables need no zeroing in the background: it came as zeros.
+bool mount_scratch_disk() {
+  const auto disk = find_disk("scratch");
   if (disk.empty()) {
-    throw Error(Reaction::Internal, "guest.inputs", "no disk with the serial number 'inputs'");
+    return false;
   }
-  make_folder(kInputs, 0755);
-  mount_at(disk.c_str(), kInputs, "erofs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOATIME);
+  if (::mount(disk.c_str(),
+              kScratch,
+              "ext4",
+              MS_NOSUID,
+              "noinit_itable,nobarrier,noauto_da_alloc,errors=panic") == 0) {
+    return true;
+  }
+  if (errno != ENODEV) {
+    throw_system_error(kCode, std::string("mounting ext4 on '") + kScratch + "'");
+  }
+  say_to_kernel("nixbuild-guest: this kernel has no ext4: files lie in memory");
+  return false;
 }
 
-void mount_scratch(std::uint64_t size) {
+void mount_scratch() {
   make_folder(kScratch, 0755);
-  if (const auto disk = find_disk("scratch"); !disk.empty()) {
-    mount_at(disk.c_str(), kScratch, "ext4", MS_NOSUID | MS_NOATIME, "barrier=0");
+  if (mount_scratch_disk()) {
     return;
   }
-  if (size == 0) {
-    struct sysinfo info {};
 
-    ::sysinfo(&info);
-    size = info.totalram * info.mem_unit / 2;
-  }
+  struct sysinfo info {};
+
+  ::sysinfo(&info);
+  const auto size = std::uint64_t{info.totalram} * info.mem_unit / 2;
   mount_at("scratch",
            kScratch,
            "tmpfs",
-           MS_NOSUID | MS_NOATIME,
+           MS_NOSUID,
            "mode=0755,size=" + std::to_string(size) + ",nr_inodes=" +
                std::to_string(std::max<std::uint64_t>(size / kBytesPerInode, 4096)));
 }
@@ -125,28 +137,6 @@ void make_shell(const std::string& bin, int initramfs) {
   mount_at(nullptr, shell, nullptr, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV);
 }
 
-/// Inputs below, everything that is written above.
-void mount_store(const std::string& store, const sandbox::GuestJob& job) {
-  const auto lower = kInputs + job.store_dir;
-
-  struct stat info {};
-
-  if (::stat(lower.c_str(), &info) != 0 || !S_ISDIR(info.st_mode)) {
-    throw Error(Reaction::Internal, "guest.inputs", "the inputs' disk has no " + job.store_dir);
-  }
-  const std::string upper = std::string(kScratch) + "/upper";
-  const std::string work = std::string(kScratch) + "/work";
-  // The merged root looks like the upper one.
-  make_folder(upper, S_ISVTX | 0775, 0, job.gid);
-  make_folder(work, 0700);
-  make_folders(store);
-  mount_at("store",
-           store,
-           "overlay",
-           MS_NOSUID | MS_NODEV | MS_NOATIME,
-           "lowerdir=" + lower + ",upperdir=" + upper + ",workdir=" + work);
-}
-
 /// The database belongs to the builder, with the folders that Nix's tools make files in.
 void make_database(const std::string& root, const sandbox::GuestJob& job) {
   const auto state = root + job.store_dir.substr(0, job.store_dir.find_last_of('/')) + "/var";
@@ -164,13 +154,23 @@ void make_database(const std::string& root, const sandbox::GuestJob& job) {
 
 } // namespace
 
+bool scratch_in_memory() {
+  struct statfs info {};
+
+  return ::statfs(kScratch, &info) == 0 && info.f_type == TMPFS_MAGIC;
+}
+
 std::string store_in(const std::string& root, const sandbox::GuestJob& job) {
   return root + job.store_dir;
 }
 
+std::string shared_memory_in(const std::string& root) {
+  return root + "/dev/shm";
+}
+
 std::string make_build_root(const sandbox::GuestJob& job, int initramfs) {
   mount_inputs();
-  mount_scratch(job.scratch_bytes);
+  mount_scratch();
   const std::string root = std::string(kScratch) + "/root";
   make_folder(root, 0750, 0, job.gid);
   make_shell(root + "/bin", initramfs);
@@ -185,18 +185,21 @@ std::string make_build_root(const sandbox::GuestJob& job, int initramfs) {
     write_file(path, file.contents, 0644);
     system_call(kCode, path, [&] { return ::chown(path.c_str(), job.uid, job.gid); });
   }
-  mount_store(store_in(root, job), job);
+  make_store(store_in(root, job), job);
   if (!job.input_database.empty()) {
     make_database(root, job);
   }
+  // Here, where it can be looked at after the builder's end.
+  mount_at("shm", shared_memory_in(root), "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777,size=50%");
   return root;
 }
 
-void enter_build_root(const std::string& root) {
+void enter_build_root(const std::string& root, const sandbox::GuestJob& job) {
   mount_at(nullptr, "/", nullptr, MS_REC | MS_PRIVATE);
   mount_at(root.c_str(), root, nullptr, MS_BIND | MS_REC);
+  // Only here: a mount costs once more for every namespace and every bind that copies it.
+  bind_inputs(store_in(root, job), job);
   mount_at("proc", root + "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC);
-  mount_at("shm", root + "/dev/shm", "tmpfs", MS_NOSUID | MS_NODEV, "mode=1777,size=50%");
   mount_at("devpts",
            root + "/dev/pts",
            "devpts",

@@ -15,9 +15,15 @@ inline constexpr const char* kScratch = "/scratch";
 /// or one without the store directory).
 [[nodiscard]] std::string make_build_root(const sandbox::GuestJob& job, int initramfs);
 
-/// The part that belongs to the builder's own namespaces: /proc, terminals, shared memory; then the
+/// The part that belongs to the builder's own namespaces: the inputs, /proc, terminals; then the
 /// root becomes `root`, and nothing else stays within reach. In the child only.
-void enter_build_root(const std::string& root);
+void enter_build_root(const std::string& root, const sandbox::GuestJob& job);
+
+/// Where /dev/shm is, in the guest's own view.
+[[nodiscard]] std::string shared_memory_in(const std::string& root);
+
+/// What takes all writes is no disk.
+[[nodiscard]] bool scratch_in_memory();
 
 /// Where the outputs are, in the guest's own view.
 [[nodiscard]] std::string store_in(const std::string& root, const sandbox::GuestJob& job);

@@ -174,9 +174,9 @@ UniqueFd open_builtin(const sandbox::GuestJob& job, int initramfs) {
       raise_loopback();
     }
     name_machine();
-    enter_build_root(root);
+    enter_build_root(root, job);
     const UniqueFd null(
-        system_call(kCode, "/dev/null", [] { return ::open("/dev/null", O_RDONLY | O_CLOEXEC); }));
+        system_call(kCode, "/dev/null", [] { return ::open("/dev/null", O_RDWR | O_CLOEXEC); }));
     system_call(kCode, "setsid", [] { return ::setsid(); });
     prepare_process(job);
     if (input == Input::Terminal) {

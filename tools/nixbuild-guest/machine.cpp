@@ -131,9 +131,10 @@ void tune_kernel() {
   // Without these a builder could hard-link its inputs into its outputs.
   write_kernel_file("/proc/sys/fs/protected_hardlinks", "1");
   write_kernel_file("/proc/sys/fs/protected_symlinks", "1");
-  // A request for more memory than there is does not fail: using it does, and that is counted, so
-  // that the build can be given a larger machine.
-  write_kernel_file("/proc/sys/vm/overcommit_memory", "1");
+  // As everywhere: a request for more memory than there is fails, as tests of programs expect.
+  write_kernel_file("/proc/sys/vm/overcommit_memory", "0");
+  // The kernel's own; Debian's kernels say 3, which takes perf away even from its own processes.
+  write_kernel_file("/proc/sys/kernel/perf_event_paranoid", "2");
   // What systemd sets everywhere else; the kernel's own goes by the number of cpus.
   write_kernel_file("/proc/sys/kernel/pid_max", "4194304");
 }

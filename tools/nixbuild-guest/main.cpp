@@ -6,6 +6,7 @@
 #include "files.hpp"
 #include "host_link.hpp"
 #include "machine.hpp"
+#include "module_loader.hpp"
 #include "network.hpp"
 #include "outputs.hpp"
 #include "store_socket.hpp"
@@ -62,7 +63,7 @@ sandbox::GuestExit run_builder(
     return exit;
   }
   host.send(sandbox::guest::Started{});
-  return supervise(std::move(builder), log, host);
+  return supervise(std::move(builder), root, log, host);
 }
 
 void serve_outputs(const sandbox::GuestJob& job,
@@ -125,7 +126,11 @@ void work(int initramfs, HostLink& host) {
 
 } // namespace
 
-int main() {
+int main(int count, char** words) {
+  if (::getpid() != 1) {
+    // The kernel's modprobe: `-q -- NAME`.
+    return count == 4 ? load_on_demand(words[3]) : 1;
+  }
   reserve_standard_streams();
   ::umask(0);
   ::signal(SIGPIPE, SIG_IGN);
@@ -134,6 +139,7 @@ int main() {
     const auto initramfs = enter_memory_root();
     tune_kernel();
     load_modules(initramfs.get());
+    offer_modules(initramfs.get());
     host.emplace(open_port("nixbuild.ctl", O_RDWR));
     work(initramfs.get(), *host);
   } catch (const std::exception& error) {

@@ -41,7 +41,10 @@ sockaddr address_of(const char* text) {
 
 void raise(int socket, const std::string& name) {
   auto request = request_for(name);
-  request.ifr_flags = IFF_UP | IFF_RUNNING;
+  // Beside what it has: an interface that loses MULTICAST here gets no answers to neighbour
+  // solicitations.
+  system_call(kCode, name, [&] { return ::ioctl(socket, SIOCGIFFLAGS, &request); });
+  request.ifr_flags = static_cast<short>(request.ifr_flags | IFF_UP | IFF_RUNNING);
   system_call(kCode, "raising " + name, [&] { return ::ioctl(socket, SIOCSIFFLAGS, &request); });
 }
 

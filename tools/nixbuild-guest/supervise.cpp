@@ -28,6 +28,8 @@ constexpr int kSampleMilliseconds = 200;
 /// Less than this is a full disk, as for Nix.
 constexpr std::uint64_t kDiskReserve = 8 * kMiB;
 constexpr std::uint64_t kFilesReserve = 16;
+/// Less than such a part of /dev/shm is a full one.
+constexpr std::uint64_t kSharedReserve = 64;
 
 /// The number after `name` at the beginning of a line; 0 when there is none.
 std::uint64_t number_in(const std::string& text, std::string_view name) {
@@ -70,6 +72,26 @@ private:
 
   std::uint64_t before_;
   std::uint64_t least_ = before_;
+};
+
+/// Shared memory that is full has no kernel that kills anybody: a write fails, or a touch of a page
+/// ends in SIGBUS.
+class SharedMemoryWatch {
+public:
+  explicit SharedMemoryWatch(std::string path) : path_(std::move(path)) {}
+
+  void sample() {
+    struct statvfs room {};
+
+    full_ = full_ || (::statvfs(path_.c_str(), &room) == 0 && room.f_blocks > 0 &&
+                      (room.f_bavail < room.f_blocks / kSharedReserve || room.f_favail == 0));
+  }
+
+  [[nodiscard]] bool was_full() const noexcept { return full_; }
+
+private:
+  std::string path_;
+  bool full_ = false;
 };
 
 class LogPump {
@@ -137,6 +159,8 @@ void look_at_disk(sandbox::GuestExit& exit) {
     return;
   }
   exit.disk_bytes = (disk.f_blocks - disk.f_bfree) * disk.f_frsize;
+  exit.scratch_bytes = disk.f_blocks * disk.f_frsize;
+  exit.scratch_in_memory = scratch_in_memory();
   exit.disk_full = disk.f_bavail * disk.f_frsize < kDiskReserve || disk.f_favail < kFilesReserve;
 }
 
@@ -169,10 +193,11 @@ sandbox::GuestExit reap(pid_t pid, std::uint64_t kills_before) {
 
 } // namespace
 
-sandbox::GuestExit supervise(Builder builder, int log, HostLink& host) {
+sandbox::GuestExit supervise(Builder builder, const std::string& root, int log, HostLink& host) {
   const auto kills = out_of_memory_kills();
   const auto start = time_since_boot();
   MemoryWatch memory;
+  SharedMemoryWatch shared(shared_memory_in(root));
   auto next_sample = start;
   LogPump pump(builder.terminal.get(), log);
   for (;;) {
@@ -185,6 +210,7 @@ sandbox::GuestExit supervise(Builder builder, int log, HostLink& host) {
     }
     if (const auto now = time_since_boot(); now >= next_sample) {
       memory.sample();
+      shared.sample();
       next_sample = now + std::chrono::milliseconds(kSampleMilliseconds);
     }
     if (entries[0].revents != 0 && !pump.move()) {
@@ -192,7 +218,12 @@ sandbox::GuestExit supervise(Builder builder, int log, HostLink& host) {
     }
   }
   memory.sample();
+  shared.sample();
   auto exit = reap(builder.pid, kills);
+  if (shared.was_full() && exit.code != 0 && exit.end != sandbox::GuestEnd::OutOfMemory) {
+    exit.end = sandbox::GuestEnd::OutOfMemory;
+    exit.message = "out of memory: /dev/shm, which has half of it, was full";
+  }
   exit.builder_time = time_since_boot() - start;
   exit.peak_memory_bytes = std::max(exit.peak_memory_bytes, memory.peak_bytes());
   exit.log_bytes = pump.total();

@@ -257,6 +257,19 @@ Finding check_network(const Patient& patient) {
   return finding;
 }
 
+Finding check_scratch(const Patient& patient) {
+  const auto& set = patient.config.disk_maker;
+  const auto program = set.empty() ? sandbox::find_disk_maker().string() : set;
+  Finding finding{"scratch disk", Level::Ok, "made by " + program, ""};
+  if (program.empty() || ::access(program.c_str(), X_OK) != 0) {
+    finding.level = Level::Warning;
+    finding.says = (program.empty() ? "mke2fs" : program) +
+                   " is missing: builders' files lie in half of their machine's memory";
+    finding.advice = "install the package e2fsprogs, or set sandbox.mke2fs";
+  }
+  return finding;
+}
+
 Finding check_cgroup() {
   Finding finding{"cgroup", Level::Ok, "", ""};
 
@@ -329,6 +342,7 @@ std::vector<Finding> examine(const Patient& patient) {
           check_qemu(patient),
           check_shell(patient),
           check_network(patient),
+          check_scratch(patient),
           check_cgroup(),
           check_disk(patient),
           check_descriptors()};

@@ -102,6 +102,7 @@ nixbuild::sandbox::QemuExecutorSettings sandbox_settings(const nixbuild::server:
   if (!config.network_helper.empty()) {
     settings.network_helper = config.network_helper;
   }
+  settings.disk_maker = config.disk_maker;
   if (!config.kernel_image.empty()) {
     nixbuild::sandbox::KernelSource kernel;
     kernel.image = config.kernel_image;

@@ -77,7 +77,6 @@ struct BuilderSettings {
   unsigned max_cpus = 0;             ///< that a build may be given; 0: never more than `cpus`
   std::uint64_t memory_bytes = kGiB; ///< per build of `cpus`, when nothing asks for more
   std::uint64_t min_memory_bytes = 512 * kMiB; ///< however little earlier builds have needed
-  std::uint64_t scratch_bytes = 0;             ///< 0: half of memory
   std::uint64_t max_log_bytes = 256 * kMiB;    ///< bound of every log, whatever the client says
   std::uint64_t max_output_bytes = 64 * kGiB;  ///< of one output's NAR
   std::chrono::seconds lost_after{300};        ///< a VM that says nothing before its builder runs

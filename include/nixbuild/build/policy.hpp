@@ -31,6 +31,8 @@ struct BuildPolicy {
   bool build_twice = false;
   /// How far memory may grow after a machine has run out of it; 0: as far as the builder goes.
   std::uint64_t max_memory_bytes = 0;
+  /// The scratch disk for what the builder writes; 0: none, files lie in half of the memory.
+  std::uint64_t disk_bytes = std::uint64_t{64} << 30;
 
   bool operator==(const BuildPolicy&) const = default;
 };

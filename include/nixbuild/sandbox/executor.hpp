@@ -29,6 +29,9 @@ struct ExecutionPlan {
       id; ///< of the build attempt, never used again; names the run directory; `[0-9a-zA-Z-]{1,64}`
   unsigned cpus = 1;
   std::uint64_t memory_bytes = 512 * kMiB;
+  /// The scratch disk, which takes everything that the builder writes. It may become smaller where
+  /// the host has no room for it. 0: none, files lie in half of the memory.
+  std::uint64_t scratch_bytes = 0;
   GuestJob job;
   std::vector<DiskExtent> disk; ///< in disk order, without gaps, whole 4 KiB blocks
 };
@@ -147,6 +150,9 @@ public:
 
   /// Whether a job that wants a network gets one; known after prepare.
   [[nodiscard]] virtual bool offers_network() const { return true; }
+
+  /// Its machines can have a scratch disk. Known after prepare.
+  [[nodiscard]] virtual bool offers_disk() const { return true; }
 };
 
 } // namespace nixbuild::sandbox

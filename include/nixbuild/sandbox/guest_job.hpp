@@ -47,11 +47,9 @@ struct GuestJob {
   std::vector<GuestOutput> outputs;
   std::uint32_t uid = 1000;
   std::uint32_t gid = 100;
-  bool linux32 = false; ///< personality PER_LINUX32
-  bool network = false; ///< fixed-output: a network device is there and is brought up
-  std::uint64_t scratch_bytes =
-      0;             ///< size of the tmpfs or scratch disk that takes all writes; 0: half of memory
-  std::string hosts; ///< contents of /etc/hosts
+  bool linux32 = false;    ///< personality PER_LINUX32
+  bool network = false;    ///< fixed-output: a network device is there and is brought up
+  std::string hosts;       ///< contents of /etc/hosts
   std::string resolv_conf; ///< contents of /etc/resolv.conf; empty: no such file
   std::string services;    ///< contents of /etc/services; empty: no such file
   /// Contents of /etc/ssl/certs/ca-certificates.crt; empty: no such file.
@@ -94,6 +92,8 @@ struct GuestExit {
   std::uint64_t peak_memory_bytes = 0;
   std::uint64_t disk_bytes = 0;           ///< in use on the scratch disk when the builder had ended
   bool disk_full = false;                 ///< then hardly anything was left of it
+  std::uint64_t scratch_bytes = 0;        ///< size of what takes a builder's files
+  bool scratch_in_memory = false;         ///< that is no disk
   std::uint64_t log_bytes = 0;            ///< of the whole log, all written before this was sent
   std::chrono::microseconds boot_time{0}; ///< kernel start to init
   std::chrono::microseconds mount_time{0};   ///< inputs and scratch

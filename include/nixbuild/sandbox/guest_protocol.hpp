@@ -45,7 +45,7 @@
 /// is typed into it, and it ends with the shell.
 namespace nixbuild::sandbox::guest {
 
-inline constexpr std::uint32_t kProtocolVersion = 5;
+inline constexpr std::uint32_t kProtocolVersion = 6;
 inline constexpr std::size_t kHeaderBytes = 8;
 /// Largest payload that the host takes from a guest.
 inline constexpr std::size_t kMaxGuestPayload = 64 * kKiB;

@@ -11,8 +11,9 @@
 namespace nixbuild::sandbox {
 
 struct InitramfsModule {
-  std::string file; ///< file name (`virtio_blk.ko`, `erofs.ko.xz`): one path component
-  Bytes contents;   ///< as it is: the kernel decompresses where it can
+  std::string file;       ///< file name (`virtio_blk.ko`, `erofs.ko.xz`): one path component
+  Bytes contents;         ///< as it is: the kernel decompresses where it can
+  bool on_demand = false; ///< loaded when the kernel asks for it; must not be compressed
 };
 
 struct InitramfsInputs {
@@ -23,9 +24,9 @@ struct InitramfsInputs {
 };
 
 /// A newc cpio archive, uncompressed: /init, /bin/…, /modules/…, /modules/order (one file
-/// name a line), and the folders /dev, /proc, /sys, /run to mount on. Deterministic: entries sorted
-/// by path, time 1, owner 0. Errors: `sandbox.initramfs` (a program is empty, a module's name is
-/// no path component or given twice).
+/// name a line, without those on demand), and the folders /dev, /proc, /sys, /run to mount on.
+/// Deterministic: entries sorted by path, time 1, owner 0. Errors: `sandbox.initramfs` (a program
+/// is empty, a module's name is no path component or given twice).
 [[nodiscard]] NIXBUILD_API Bytes build_initramfs(const InitramfsInputs& inputs);
 
 } // namespace nixbuild::sandbox

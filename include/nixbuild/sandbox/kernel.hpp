@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-/// Guest kernels (decision D12): any distribution kernel from 5.4 with virtio, EROFS and overlayfs
+/// Guest kernels (decision D12): any distribution kernel from 5.4 with virtio and EROFS
 /// is imported once into a cache folder: the uncompressed `vmlinux` where the image can be opened,
 /// and the modules that a build machine needs, in load order.
 namespace nixbuild::sandbox {
@@ -29,7 +29,8 @@ struct KernelSource {
 struct KernelModule {
   std::string name; ///< with underscores (`virtio_pci`)
   std::filesystem::path file;
-  std::string sha256; ///< hexadecimal
+  std::string sha256;     ///< hexadecimal
+  bool on_demand = false; ///< only when the guest's kernel asks for it
 };
 
 /// A kernel in the cache. Files are mode 0444 and never change.

@@ -23,6 +23,8 @@ inline constexpr std::string_view kOutputPort = "nixbuild.out";
 inline constexpr std::string_view kStorePort = "nixbuild.nix"; ///< only with a store socket
 /// Serial number of the input disk.
 inline constexpr std::string_view kInputsSerial = "inputs";
+/// Serial number of the scratch disk.
+inline constexpr std::string_view kScratchSerial = "scratch";
 
 /// All that QEMU opens comes as one of these descriptors; their numbers stay the same in QEMU.
 struct QemuDescriptors {
@@ -35,6 +37,7 @@ struct QemuDescriptors {
   int output = -1;
   std::optional<int> network{}; ///< connected to the network helper
   std::optional<int> store{};   ///< for a machine with a store socket
+  std::optional<int> scratch{}; ///< a file system for what a builder writes; the last fd set
 };
 
 struct QemuMachine {

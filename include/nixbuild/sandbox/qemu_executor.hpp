@@ -31,6 +31,8 @@ struct QemuExecutorSettings {
   /// Address blocks (parse_address_block) beyond the public internet that fixed-output builds may
   /// reach; one that cannot be read is an error of the build.
   std::vector<std::string> network_allow;
+  /// mke2fs, for scratch disks; empty: looked for. Missing: what builders write lies in memory.
+  std::filesystem::path disk_maker;
   std::filesystem::path
       run_directory; ///< one folder a build below it; made when missing, mode 0700
   std::filesystem::path kernel_cache;
@@ -50,6 +52,9 @@ struct QemuExecutorSettings {
   bool debug_console = false; ///< guest kernel messages go to the run folder's qemu.log
   std::string kernel_options; ///< appended to the guest kernel's command line
 };
+
+/// mke2fs where distributions have it; empty when there is none.
+[[nodiscard]] NIXBUILD_API std::filesystem::path find_disk_maker();
 
 /// Chooses the accelerator (up to 2 s), imports the kernel when it is not cached (up to 2 s) and
 /// writes the initramfs. Blocks. Errors: `sandbox.accelerator`, `sandbox.kernel-…`,

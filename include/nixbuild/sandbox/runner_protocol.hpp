@@ -31,7 +31,7 @@
 /// on what an earlier connection had seen. Failed may come at any time and is the last word.
 namespace nixbuild::sandbox::runner {
 
-inline constexpr std::uint32_t kVersion = 6;
+inline constexpr std::uint32_t kVersion = 7;
 inline constexpr std::size_t kHeaderBytes = 5;
 /// A job holds a whole environment; everything else stays far below.
 inline constexpr std::size_t kMaxPayload = 80 * kMiB;
@@ -51,10 +51,12 @@ struct Start {
   std::string kernel_options;
   std::uint32_t uid_base = 0; ///< first uid of the pool; 0: none
   std::uint32_t uid_count = 0;
-  std::string slot_directory; ///< where uids of the pool are locked
-  std::string cgroup_parent;  ///< empty: none
-  std::string network_helper; ///< passt; empty: no network can be given
-  std::string network_allow;  ///< address blocks with blanks between, for EgressRules
+  std::string slot_directory;      ///< where uids of the pool are locked
+  std::string cgroup_parent;       ///< empty: none
+  std::string network_helper;      ///< passt; empty: no network can be given
+  std::string network_allow;       ///< address blocks with blanks between, for EgressRules
+  std::string disk_maker;          ///< mke2fs; empty: no scratch disk can be made
+  std::uint64_t scratch_bytes = 0; ///< of the scratch disk; 0: none
   std::uint64_t log_limit_bytes = 0;
   std::uint32_t patience_seconds = 60; ///< within which the guest must answer, by each step
   std::uint32_t grace_seconds = 600;   ///< how long a finished build waits without a daemon

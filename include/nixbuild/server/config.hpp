@@ -43,7 +43,8 @@ struct Config {
   /// Absolute paths of the emulator and of passt; empty: Debian's places for them.
   std::string qemu;
   std::string network_helper;
-  bool network = true; ///< fixed-output builds reach the public internet, where passt is there
+  std::string disk_maker; ///< absolute path of mke2fs; empty: looked for
+  bool network = true;    ///< fixed-output builds reach the public internet, where passt is there
   /// What they reach beyond that: `ADDRESS` or `ADDRESS/PREFIX`, IPv4.
   std::set<std::string> network_allow;
   /// CA bundle that they are given; absent file: none.

@@ -27,6 +27,7 @@ public:
   aio::Task<std::string> prepare() override;
   [[nodiscard]] std::string accelerator() const override;
   [[nodiscard]] bool offers_network() const override;
+  [[nodiscard]] bool offers_disk() const override;
 
 private:
   sandbox::Executor& made();

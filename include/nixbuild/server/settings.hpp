@@ -69,6 +69,8 @@ enum class SettingId : std::uint8_t {
   MaxMem,
   MinMem,
   DefaultMemPerCpu,
+  MaxDisk,
+  Disk,
   MaxBuildRestarts,
   KeepBuildsRunning,
   Timeout,
@@ -95,7 +97,7 @@ enum class SettingId : std::uint8_t {
   MaxStoreBytes,
 };
 
-inline constexpr std::size_t kSettingCount = 30;
+inline constexpr std::size_t kSettingCount = 32;
 
 struct SettingSpec {
   SettingId id = SettingId::MaxCpu;
@@ -202,6 +204,7 @@ struct BuildSettings {
   std::optional<std::uint64_t> max_memory_bytes;
   std::uint64_t min_memory_bytes = 0;
   std::optional<std::uint64_t> default_memory_per_cpu_bytes;
+  std::uint64_t disk_bytes = 0; ///< scratch disk; 0: files lie in memory
   unsigned max_restarts = 0;
   /// How long the build goes on when nobody waits any more; 0: it is stopped; absent: to its end.
   std::optional<std::chrono::seconds> grace = std::chrono::seconds(0);

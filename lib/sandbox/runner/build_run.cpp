@@ -23,6 +23,8 @@ constexpr std::uint64_t kLogAhead = 1 * kMiB;
 /// What may wait to be typed before the daemon is heard no more.
 constexpr std::size_t kTypedAhead = 256 * kKiB;
 constexpr std::chrono::seconds kPlanPatience{60};
+/// Between two looks at the room on the host's disk.
+constexpr std::chrono::seconds kHostChecks{1};
 constexpr std::chrono::seconds kDownPatience{5};
 constexpr std::chrono::seconds kFarewellPatience{30};
 
@@ -116,6 +118,7 @@ void BuildRun::turn() {
     process_ended();
   }
   check_deadlines();
+  check_host();
   tell_client();
 }
 
@@ -241,11 +244,14 @@ void BuildRun::launch() {
     job.resolv_conf = fmt::format("nameserver {}\n", kGuestNameServer);
   }
   guest_.emplace(job);
+  if (start_->scratch_bytes != 0 && !start_->disk_maker.empty()) {
+    scratch_.emplace(start_->disk_maker, start_->scratch_bytes);
+  }
   machine_.emplace(*start_,
                    kernel_,
                    initramfs_,
                    mapper_->finish(),
-                   MachineExtras{job.network, job.store_socket});
+                   MachineExtras{job.network, job.store_socket, scratch_ ? &*scratch_ : nullptr});
   mapper_.reset();
   kernel_.reset();
   initramfs_.reset();
@@ -548,8 +554,23 @@ void BuildRun::check_deadlines() {
   }
 }
 
+/// A full disk of the host stops the emulator before it can hurt a build's files; here it ends the
+/// machine, so that others get on.
+void BuildRun::check_host() {
+  if (!scratch_ || !machine_ || failure_ || Clock::now() < host_checked_ + kHostChecks) {
+    return;
+  }
+  host_checked_ = Clock::now();
+  if (const auto why = scratch_->host_is_full()) {
+    fail("sandbox.lost", *why);
+  }
+}
+
 int BuildRun::wait_milliseconds() const {
-  const auto next = std::min(deadline_, alone_until_);
+  auto next = std::min(deadline_, alone_until_);
+  if (scratch_ && machine_ && !failure_) {
+    next = std::min(next, host_checked_ + kHostChecks);
+  }
   if (next == Clock::time_point::max()) {
     return -1;
   }

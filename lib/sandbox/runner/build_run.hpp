@@ -4,6 +4,7 @@
 #include "sandbox/runner/client.hpp"
 #include "sandbox/runner/log_spool.hpp"
 #include "sandbox/runner/machine.hpp"
+#include "sandbox/runner/scratch_disk.hpp"
 
 #include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/sandbox/guest_protocol.hpp>
@@ -71,6 +72,7 @@ private:
   void wait_for_daemon();
   void lose_client();
   void check_deadlines();
+  void check_host();
   [[nodiscard]] int wait_milliseconds() const;
   [[nodiscard]] bool wants_log() const;
   [[nodiscard]] bool wants_output() const;
@@ -88,6 +90,7 @@ private:
 
   LogSpool log_{"log"};
   std::vector<PhaseMark> phases_;
+  std::optional<ScratchDisk> scratch_;
   std::optional<Machine> machine_;
   std::optional<GuestSession> guest_;
   std::optional<ChannelSockets> store_; ///< of a machine with a store socket
@@ -105,6 +108,7 @@ private:
   bool done_ = false;
   int status_ = 0;
   Clock::time_point deadline_ = Clock::time_point::max();
+  Clock::time_point host_checked_{}; ///< for the room that the scratch disk needs
   Clock::time_point alone_until_ = Clock::time_point::max(); ///< set while there is no daemon
 };
 

@@ -11,6 +11,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <sstream>
 #include <vector>
@@ -54,8 +55,16 @@ JailSettings jail_settings(const Start& start, std::size_t extents) {
   }
   settings.cgroup_parent = start.cgroup_parent;
   settings.cgroup_name = "build-" + start.id;
+  settings.file_bytes = std::max(settings.file_bytes, start.scratch_bytes);
   settings.memory_max = start.memory_bytes + kOverhead + (start.kvm ? 0 : kTranslationCache);
   return settings;
+}
+
+/// Programs that test threads expect a second cpu, and what they use together stays what the build
+/// was given. Emulated cpus are another matter: starting a second one costs every build.
+unsigned virtual_cpus(unsigned given, Accelerator accelerator) {
+  const auto here = ::sysconf(_SC_NPROCESSORS_ONLN);
+  return accelerator == Accelerator::Kvm && here > 1 ? std::max(given, 2U) : given;
 }
 
 EgressRules egress_rules(const Start& start) {
@@ -112,6 +121,9 @@ Machine::Machine(const Start& start,
   fds.control = control_there.get();
   fds.log = log_there.get();
   fds.output = output_there.get();
+  if (wants.scratch != nullptr) {
+    fds.scratch = wants.scratch->fd();
+  }
   std::pair<UniqueFd, UniqueFd> store_port;
   if (wants.store) {
     store_port = make_port();
@@ -121,7 +133,7 @@ Machine::Machine(const Start& start,
   QemuMachine machine;
   machine.binary = start.qemu;
   machine.accelerator = start.kvm ? Accelerator::Kvm : Accelerator::Tcg;
-  machine.cpus = start.cpus;
+  machine.cpus = virtual_cpus(start.cpus, machine.accelerator);
   machine.memory_bytes = start.memory_bytes;
   machine.debug_console = start.debug_console;
   machine.kernel_options = start.kernel_options;

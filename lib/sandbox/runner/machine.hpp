@@ -1,6 +1,7 @@
 #pragma once
 
 #include "sandbox/runner/network_helper.hpp"
+#include "sandbox/runner/scratch_disk.hpp"
 
 #include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/sandbox/jail.hpp>
@@ -30,6 +31,7 @@ private:
 struct MachineExtras {
   bool network = false;
   bool store = false;
+  const ScratchDisk* scratch = nullptr;
 };
 
 /// The emulator with this side's ends of its ports.
@@ -39,8 +41,8 @@ class Machine {
 
 public:
   /// Starts it, with a network device where `wants.network` is set and there is a helper for it,
-  /// and a store port where `wants.store` is; the working directory is the run folder. Errors:
-  /// `sandbox.spawn`, `sandbox.machine`, `sandbox.disk`.
+  /// a store port where `wants.store` is, and the scratch disk; the working directory is the run
+  /// folder. Errors: `sandbox.spawn`, `sandbox.machine`, `sandbox.disk`.
   Machine(const Start& start,
           const UniqueFd& kernel,
           const UniqueFd& initramfs,

@@ -52,25 +52,36 @@ build::BuilderSettings up_to(std::uint64_t bytes) {
 
 TEST_CASE("restarts: out of memory, a larger machine takes over and the log says so", "[build]") {
   World world;
-  Daemon daemon(world, hungry(3 * kGiB), up_to(3 * kGiB));
+  Daemon daemon(world, hungry(2 * kGiB), up_to(3 * kGiB));
   const auto asker = daemon.complete(request_for(world.alice, "x"));
   CHECK(asker->result().status == BuildStatus::Built);
   CHECK(asker->log() == "working\n"
                         "[nixbuild] out of memory with 1024 MiB: starting again with more\n"
                         "[nixbuild] building with 1 cpu and 2048 MiB of memory (fake)\n"
-                        "working\n"
-                        "[nixbuild] out of memory with 2048 MiB: starting again with more\n"
-                        "[nixbuild] building with 1 cpu and 3072 MiB of memory (fake)\n"
                         "working");
-  REQUIRE(daemon.executor.runs().size() == 3);
+  REQUIRE(daemon.executor.runs().size() == 2);
   CHECK(daemon.executor.runs()[0]->id == "1-1");
-  CHECK(daemon.executor.runs()[2]->id == "1-3");
+  CHECK(daemon.executor.runs()[1]->id == "1-2");
   const auto record = world.db->build(world.alice, 1);
   REQUIRE(record);
-  CHECK(record->attempt == 3);
-  CHECK(record->memory_bytes == 3 * kGiB);
-  CHECK(record->peak_memory_bytes == 2 * kGiB);
+  CHECK(record->attempt == 2);
+  CHECK(record->memory_bytes == 2 * kGiB);
+  CHECK(record->peak_memory_bytes == kGiB);
   CHECK(record->log_bytes == asker->log().size());
+}
+
+TEST_CASE("restarts: a build is enlarged once, and the next one begins there", "[build]") {
+  World world;
+  Daemon daemon(world, hungry(3 * kGiB), up_to(64 * kGiB));
+  const auto first = daemon.complete(request_for(world.alice, "x"));
+  CHECK(first->result().status == BuildStatus::PermanentFailure);
+  CHECK(first->result().error.find("its machine has 2048 MiB (settings min-mem, max-mem)") !=
+        std::string::npos);
+  REQUIRE(daemon.executor.runs().size() == 2);
+  CHECK(daemon.complete(request_for(world.alice, "x"))->result().status == BuildStatus::Built);
+  REQUIRE(daemon.executor.runs().size() == 4);
+  CHECK(daemon.executor.runs()[2]->memory_bytes == 2 * kGiB);
+  CHECK(daemon.executor.runs()[3]->memory_bytes == 4 * kGiB);
 }
 
 TEST_CASE("restarts: at the largest size out of memory is told, and never reused", "[build]") {
@@ -88,37 +99,40 @@ TEST_CASE("restarts: at the largest size out of memory is told, and never reused
   }
 }
 
-TEST_CASE("restarts: a full disk gets a larger machine, and is told at the largest", "[build]") {
+TEST_CASE("restarts: a full disk is told with its setting, not cured by memory", "[build]") {
   World world;
-  const auto writing = [](const sandbox::ExecutionPlan& plan) {
+  bool in_memory = false;
+  const auto writing = [&in_memory](const sandbox::ExecutionPlan& plan) {
     FakeBuild build;
-    build.exit.disk_bytes = plan.memory_bytes / 2;
-    if (plan.memory_bytes < 4 * kGiB) {
-      build.exit.disk_full = true;
-      build.exit.code = 1;
-    } else {
-      build.nars.push_back(nar_of_file("made"));
-    }
+    build.exit.scratch_in_memory = in_memory;
+    build.exit.scratch_bytes = in_memory ? plan.memory_bytes / 2 : plan.scratch_bytes / 100 * 97;
+    build.exit.disk_bytes = build.exit.scratch_bytes;
+    build.exit.disk_full = true;
+    build.exit.code = 1;
     return build;
   };
-  {
-    Daemon daemon(world, writing, up_to(4 * kGiB));
-    const auto asker = daemon.complete(request_for(world.alice, "x"));
-    CHECK(asker->result().status == BuildStatus::Built);
-    CHECK(asker->log().find("out of disk with 1024 MiB: starting again") != std::string::npos);
-    CHECK(world.db->build(world.alice, asker->number())->disk_bytes == 2 * kGiB);
-    CHECK(world.db->build(world.alice, asker->number())->output_bytes > 0);
-  }
-  Daemon small(world, writing, up_to(2 * kGiB));
+  Daemon daemon(world, writing, up_to(8 * kGiB));
   auto request = request_for(world.alice, "y");
   request.policy->reuse_failures = true;
-  for (int round = 0; round < 2; ++round) {
-    const auto asker = small.complete(request);
+  request.policy->disk_bytes = 10 * kGiB;
+  const std::string lack = "failed with exit code 1\nnote: build failure may have been caused by "
+                           "lack of free disk space: ";
+  for (std::size_t round = 1; round <= 2; ++round) {
+    const auto asker = daemon.complete(request);
     CHECK(asker->result().status == BuildStatus::TransientFailure);
-    CHECK(asker->result().error.find("failed with exit code 1\nnote: build failure may have been "
-                                     "caused by lack of free disk space") != std::string::npos);
+    CHECK(asker->result().error.find(lack + "its scratch disk has 9932 MiB (setting disk)") !=
+          std::string::npos);
     CHECK(asker->log().find("failed before") == std::string::npos);
+    REQUIRE(daemon.executor.runs().size() == round);
+    CHECK(daemon.executor.runs().back()->scratch_bytes == 10 * kGiB);
+    CHECK(world.db->build(world.alice, asker->number())->disk_bytes > 9 * kGiB);
   }
+  in_memory = true;
+  request.policy->disk_bytes = 0;
+  const auto asker = daemon.complete(request);
+  CHECK(asker->result().error.find(lack + "its files lie in half of the machine's 1024 MiB of "
+                                          "memory (setting disk is 0)") != std::string::npos);
+  CHECK(daemon.executor.runs().size() == 3);
 }
 
 TEST_CASE("restarts: a machine that is ended for its log is not lost", "[build]") {

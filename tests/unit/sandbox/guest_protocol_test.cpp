@@ -41,7 +41,6 @@ GuestJob full_job() {
   job.network = true;
   job.services = "http 80/tcp\n";
   job.certificates = std::string(300'000, 'c');
-  job.scratch_bytes = 5 * kGiB;
   job.hosts = "127.0.0.1 localhost\n";
   job.resolv_conf = "nameserver 10.0.2.3\n";
   job.probe_only = true;
@@ -59,6 +58,8 @@ GuestExit full_exit() {
   exit.peak_memory_bytes = 3 * kGiB;
   exit.disk_bytes = kGiB + 1;
   exit.disk_full = true;
+  exit.scratch_bytes = 7 * kGiB;
+  exit.scratch_in_memory = true;
   exit.log_bytes = 4;
   exit.boot_time = 5us;
   exit.mount_time = 6us;

@@ -118,6 +118,19 @@ TEST_CASE("initramfs: the program for builtin builders is there where it is give
   FAIL("it is not there");
 }
 
+TEST_CASE("initramfs: modules on demand are there, but not in the order of the boot", "[sandbox]") {
+  auto inputs = some_inputs();
+  inputs.modules.push_back({"sctp.ko", bytes("s"), true});
+  bool there = false;
+  for (const auto& entry : entries_of(text_of(build_initramfs(inputs)))) {
+    there = there || (entry.name == "modules/sctp.ko" && entry.contents == "s");
+    if (entry.name == "modules/order") {
+      CHECK(entry.contents == "z.ko\na.ko.xz\n");
+    }
+  }
+  CHECK(there);
+}
+
 TEST_CASE("initramfs: bad names and missing programs are refused", "[sandbox][reject]") {
   CHECK(code_of(some_inputs()) == "none");
   for (const std::string name : {"a/b", "", "..", "order", "x\ny", "z.ko"}) {

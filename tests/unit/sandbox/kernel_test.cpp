@@ -125,14 +125,18 @@ void make_root(const fs::path& root) {
                "kernel/b/virtio_blk.ko: kernel/a/virtio.ko\n"
                "kernel/b/virtio_console.ko: kernel/a/virtio.ko\n"
                "kernel/b/erofs.ko: kernel/b/crc-deep.ko\n"
-               "kernel/b/crc-deep.ko:\n");
+               "kernel/b/crc-deep.ko:\n"
+               "kernel/c/sctp.ko: kernel/c/udp-tunnel.ko kernel/b/crc-deep.ko\n"
+               "kernel/c/udp-tunnel.ko:\n");
     for (const auto* file : {"a/virtio.ko",
                              "a/virtio_pci.ko",
                              "a/virtio_pci_modern_dev.ko",
                              "b/virtio_blk.ko",
                              "b/virtio_console.ko",
                              "b/erofs.ko",
-                             "b/crc-deep.ko"}) {
+                             "b/crc-deep.ko",
+                             "c/sctp.ko",
+                             "c/udp-tunnel.ko"}) {
       write_text(modules / "kernel" / file, std::string("module ") + file);
     }
   }
@@ -226,13 +230,26 @@ TEST_CASE("kernel cache: the newest kernel is imported once and found again", "[
                                                          "virtio_blk",
                                                          "virtio_console",
                                                          "crc_deep",
-                                                         "erofs"});
-  CHECK(fs::file_size(first.modules.back().file) == std::strlen("module b/erofs.ko"));
+                                                         "erofs",
+                                                         "udp_tunnel",
+                                                         "sctp"});
+  CHECK(fs::file_size(first.modules.back().file) == std::strlen("module c/sctp.ko"));
+  const auto later = [](const ImportedKernel& kernel) {
+    std::vector<std::string> found;
+    for (const auto& module : kernel.modules) {
+      if (module.on_demand) {
+        found.push_back(module.name);
+      }
+    }
+    return found;
+  };
+  CHECK(later(first) == std::vector<std::string>{"udp_tunnel", "sctp"});
 
   const auto again = find_or_import_kernel(cache, source);
   CHECK(again.directory == first.directory);
   CHECK(again.image_sha256 == first.image_sha256);
   CHECK(names(again.modules) == names(first.modules));
+  CHECK(later(again) == later(first));
 
   // A changed source is imported anew.
   write_text(source.image, bz_image(packed(pvh_elf(), archive_write_add_filter_gzip)) + "x");

@@ -94,6 +94,18 @@ TEST_CASE("qemu command: KVM, size, network and console", "[sandbox]") {
   CHECK(joined(command.arguments).find("console=ttyS0 ignore_loglevel nosmp") != std::string::npos);
 }
 
+TEST_CASE("qemu command: a scratch disk comes behind the inputs", "[sandbox]") {
+  auto fds = descriptors();
+  fds.scratch = 19;
+  const auto command = qemu_command({}, fds);
+  const auto line = joined(command.arguments);
+  CHECK(line.find(R"(-add-fd fd=19,set=4
+-blockdev driver=raw,node-name=scratch,discard=unmap,cache.no-flush=on,file.driver=file,file.filename=/dev/fdset/4,file.locking=off
+-device virtio-blk-pci,drive=scratch,serial=scratch,iothread=disk-thread,werror=stop,disable-legacy=on
+)") != std::string::npos);
+  CHECK(command.descriptors.back() == 19);
+}
+
 TEST_CASE("qemu command: impossible machines are refused", "[sandbox][reject]") {
   const auto refuse = [](unsigned cpus, std::uint64_t memory) {
     QemuMachine machine;

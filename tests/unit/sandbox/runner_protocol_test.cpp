@@ -19,6 +19,8 @@ std::vector<runner::Message> samples() {
   start.uid_base = 700'000;
   start.uid_count = 64;
   start.slot_directory = "/state/slots";
+  start.disk_maker = "/usr/sbin/mke2fs";
+  start.scratch_bytes = 64 * kGiB;
   start.log_limit_bytes = kGiB;
   start.extents = 3;
   start.job = std::string(100'000, 'j');

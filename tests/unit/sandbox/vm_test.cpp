@@ -93,6 +93,7 @@ ExecutionPlan script_plan(const std::string& script) {
   ExecutionPlan plan;
   plan.id = "vm-1";
   plan.disk = shell_disk();
+  plan.scratch_bytes = 2 * kGiB;
   const std::string shell = std::string("/nix/store/") + kShellPath + "/bin/";
   plan.job.builder = shell + "sh";
   plan.job.arguments = {"-c", script};
@@ -190,13 +191,18 @@ TEST_CASE("vm: a job runs from its composed disk to its outputs", "[.][vm][guest
   }
   VmRig rig;
   const auto executor = make_qemu_executor(rig.io.get_executor(), rig.settings());
+  // More files than memory.
   auto plan = script_plan("$busybox cat greeting; echo pwd $PWD; $busybox ls /nix/store; "
-                          "echo made > $out; exit 0");
+                          "$busybox dd if=/dev/zero of=big bs=1M count=300 && echo made > $out");
+  plan.memory_bytes = 256 * kMiB;
   const auto result = run_on(rig.io, build(*executor, std::move(plan)));
   INFO(result.record.log << result.record.exit.message);
   WARN(phases_of(result.record) << result.usage.peak_rss_bytes / kMiB << " MiB");
   CHECK(result.record.exit.end == GuestEnd::Exited);
   CHECK(result.record.exit.code == 0);
+  CHECK_FALSE(result.record.exit.scratch_in_memory);
+  CHECK(result.record.exit.disk_bytes > 300 * kMiB);
+  CHECK(result.record.exit.scratch_bytes > 19 * kGiB / 10);
   CHECK(result.record.log.find("hello from the build folder") != std::string::npos);
   CHECK(result.record.log.find("pwd /build") != std::string::npos);
   CHECK(result.record.log.find(kShellPath) != std::string::npos);
@@ -335,7 +341,7 @@ TEST_CASE("vm: the emulator runs in its jail with nothing but its files", "[.][v
     const bool expected = file == "/dev/null" || file == "/dev/kvm" ||
                           file.starts_with("socket:") || file.starts_with("anon_inode:") ||
                           file.starts_with("/memfd:") || file.ends_with("/qemu.log") ||
-                          file.ends_with("/vmlinux") ||
+                          file.ends_with("/vmlinux") || file.ends_with("/vm-1/scratch") ||
                           file.find("/initramfs-") != std::string::npos;
     CHECK(expected);
   }

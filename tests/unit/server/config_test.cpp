@@ -54,6 +54,7 @@ kernel-modules = "/lib/modules/x"
 shell = "/bin/busybox"
 qemu = "/opt/qemu/bin/qemu-system-x86_64"
 network-helper = "/opt/passt/bin/passt"
+mke2fs = "/opt/e2fs/sbin/mke2fs"
 network = false
 network-allow = ["10.1.0.0/16", "192.168.3.4"]
 certificates = "/etc/ca.pem"
@@ -100,6 +101,7 @@ dir = "/gnu/store"
   CHECK(config.shell == "/bin/busybox");
   CHECK(config.qemu == "/opt/qemu/bin/qemu-system-x86_64");
   CHECK(config.network_helper == "/opt/passt/bin/passt");
+  CHECK(config.disk_maker == "/opt/e2fs/sbin/mke2fs");
   CHECK_FALSE(config.network);
   CHECK(config.network_allow == std::set<std::string>{"10.1.0.0/16", "192.168.3.4"});
   CHECK(config.certificates == "/etc/ca.pem");

@@ -33,6 +33,21 @@ TEST_CASE("machine health: a machine that tells nothing is not pressed", "[serve
   CHECK(pressed.memory_full == 9);
 }
 
+TEST_CASE("machine health: what scratch disks may soon take is not free", "[server]") {
+  tests::ScratchFolder folder;
+  const auto free = [&] {
+    return server::health_of_machine(folder.path(), folder.path()).free_disk_bytes;
+  };
+  const auto before = free();
+  for (unsigned machine = 0; machine < 3; ++machine) {
+    const auto place = folder.path() / "run" / std::to_string(machine);
+    std::filesystem::create_directories(place);
+    std::ofstream(place / "scratch") << "";
+    std::filesystem::resize_file(place / "scratch", 8 * kGiB);
+  }
+  CHECK(free() + 2 * kGiB < before);
+}
+
 TEST_CASE("machine health: ended builds teach, oldest first, and failures of ours do not",
           "[server]") {
   const auto db = store::make_memory_metadata();

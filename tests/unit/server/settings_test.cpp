@@ -222,6 +222,7 @@ TEST_CASE("settings: a build gets what nothing was said about from the defaults"
   CHECK_FALSE(build.max_memory_bytes);
   CHECK(build.min_memory_bytes == 0);
   CHECK_FALSE(build.default_memory_per_cpu_bytes);
+  CHECK(build.disk_bytes == 64 * kGiB);
   CHECK(build.max_restarts == 3);
   CHECK(build.grace == std::chrono::seconds(0));
   CHECK(build.timeout.count() == 0);
@@ -244,6 +245,8 @@ TEST_CASE("settings: a build gets every setting that is given", "[server][settin
                                         "NIXBUILD_MAX_MEM=8GiB",
                                         "NIXBUILD_MIN_MEM=1000",
                                         "NIXBUILD_DEFAULT_MEM_PER_CPU=512",
+                                        "NIXBUILD_DISK=200GiB",
+                                        "NIXBUILD_MAX_DISK=100GiB",
                                         "NIXBUILD_MAX_BUILD_RESTARTS=1",
                                         "NIXBUILD_KEEP_BUILDS_RUNNING=true",
                                         "NIXBUILD_TIMEOUT=1h",
@@ -259,6 +262,7 @@ TEST_CASE("settings: a build gets every setting that is given", "[server][settin
   CHECK(build.max_memory_bytes == 8 * kGiB);
   CHECK(build.min_memory_bytes == 1000 * kMiB);
   CHECK(build.default_memory_per_cpu_bytes == 512 * kMiB);
+  CHECK(build.disk_bytes == 100 * kGiB);
   CHECK(build.max_restarts == 1);
   CHECK_FALSE(build.grace);
   CHECK(build.timeout == std::chrono::hours(1));
