@@ -30,7 +30,7 @@ constexpr std::size_t kMaxImage = 512 * kMiB;
 constexpr std::size_t kMaxModule = 64 * kMiB;
 constexpr std::size_t kMaxManifest = 1 * kMiB;
 /// Raised whenever an import would come out differently from the same source.
-constexpr int kFormat = 1;
+constexpr int kFormat = 2;
 
 constexpr std::array<std::string_view, 13> kWanted{"virtio_ring",
                                                    "virtio",
