@@ -51,6 +51,8 @@ accelerator = "tcg"
 allow-emulation = true
 kernel-image = "/boot/vmlinuz-x"
 kernel-modules = "/lib/modules/x"
+kernel-options = "nokaslr loglevel=7"
+guest-patience-seconds = 900
 shell = "/bin/busybox"
 qemu = "/opt/qemu/bin/qemu-system-x86_64"
 network-helper = "/opt/passt/bin/passt"
@@ -77,6 +79,8 @@ dir = "/gnu/store"
 )",
                                            "nixbuild.toml");
   CHECK(config.cpus == 8);
+  CHECK(config.kernel_options == "nokaslr loglevel=7");
+  CHECK(config.guest_patience == std::chrono::seconds(900));
   CHECK(config.memory_bytes == 4096 * kMiB);
   CHECK(config.build_cpus == 2);
   CHECK(config.build_memory_bytes == 512 * kMiB);
