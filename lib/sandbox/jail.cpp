@@ -2,6 +2,7 @@
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/jail.hpp>
+#include <nixbuild/sandbox/probe.hpp>
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -100,11 +101,8 @@ jail::ChildPlan plan_child(const JailSettings& settings,
     plan.uid = *settings.uid;
     plan.gid = static_cast<gid_t>(*settings.uid);
     plan.threads = settings.threads;
-
-    struct stat status {};
-
-    if (settings.kvm && ::stat("/dev/kvm", &status) == 0 && status.st_gid != 0) {
-      plan.groups.push_back(status.st_gid);
+    if (settings.kvm) {
+      plan.groups = kvm_groups();
     }
   }
   for (const auto& argument : arguments) {

@@ -9,6 +9,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -16,6 +18,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstring>
+#include <span>
 
 namespace nixbuild::sandbox {
 
@@ -62,6 +65,7 @@ constexpr std::array<std::uint8_t, 4> kInt3Handler{
 };
 
 enum class Step : int {
+  User,
   Open,
   CreateVm,
   Memory,
@@ -152,9 +156,22 @@ Outcome run_guest(int cpu, kvm_run* run) noexcept {
   }
 }
 
+/// Becomes the user that an emulator is, as the jail makes it one.
+bool become(uid_t uid, std::span<const gid_t> groups) noexcept {
+  const auto gid = static_cast<gid_t>(uid);
+  // Not by the C library, which would have all threads of the parent follow. Another uid forgets
+  // whose death ends it.
+  return ::syscall(SYS_setgroups, groups.size(), groups.data()) == 0 &&
+         ::syscall(SYS_setresgid, gid, gid, gid) == 0 &&
+         ::syscall(SYS_setresuid, uid, uid, uid) == 0 && ::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0;
+}
+
 /// Only system calls: it runs in a child of a process that may have threads.
-Outcome try_kvm() noexcept {
-  const int kvm = ::open("/dev/kvm", O_RDWR | O_CLOEXEC);
+Outcome try_kvm(const KvmProbeSettings& settings, std::span<const gid_t> groups) noexcept {
+  if (settings.uid && !become(*settings.uid, groups)) {
+    return {Step::User, errno};
+  }
+  const int kvm = ::open(settings.device, O_RDWR | O_CLOEXEC);
   if (kvm < 0) {
     return {Step::Open, errno};
   }
@@ -196,10 +213,20 @@ Outcome try_kvm() noexcept {
   return run_guest(cpu, static_cast<kvm_run*>(run));
 }
 
-std::string explain(const Outcome& outcome) {
+std::string explain(const Outcome& outcome, const KvmProbeSettings& settings) {
   switch (outcome.step) {
+  case Step::User:
+    return fmt::format(
+        "the probe cannot become uid {}: {}", *settings.uid, std::strerror(outcome.detail));
   case Step::Open:
-    return fmt::format("/dev/kvm cannot be opened: {}", std::strerror(outcome.detail));
+    if (settings.uid && outcome.detail == EACCES) {
+      return fmt::format("{} cannot be opened by the emulators' user (uid {}, with the device's "
+                         "group unless that is root's): {}; chgrp kvm and chmod 660 let it",
+                         settings.device,
+                         *settings.uid,
+                         std::strerror(outcome.detail));
+    }
+    return fmt::format("{} cannot be opened: {}", settings.device, std::strerror(outcome.detail));
   case Step::CreateVm:
   case Step::Memory:
   case Step::CreateCpu:
@@ -238,7 +265,15 @@ AcceleratorChoice accelerator_choice_of(std::string_view text) {
               fmt::format("'{}' is no accelerator: auto, kvm or tcg", text));
 }
 
-AcceleratorProbe probe_kvm(std::chrono::milliseconds deadline) {
+std::vector<gid_t> kvm_groups() {
+  struct stat status {};
+
+  return ::stat("/dev/kvm", &status) == 0 && status.st_gid != 0 ? std::vector<gid_t>{status.st_gid}
+                                                                : std::vector<gid_t>();
+}
+
+AcceleratorProbe probe_kvm(const KvmProbeSettings& settings) {
+  const auto groups = kvm_groups();
   const auto start = std::chrono::steady_clock::now();
   AcceleratorProbe probe;
   int ends[2];
@@ -248,19 +283,20 @@ AcceleratorProbe probe_kvm(std::chrono::milliseconds deadline) {
   const pid_t child = system_call("sandbox.accelerator", "fork", [] { return ::fork(); });
   if (child == 0) {
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    const auto outcome = try_kvm();
+    const auto outcome = try_kvm(settings, groups);
     [[maybe_unused]] const auto told = ::write(writer.get(), &outcome, sizeof outcome);
     ::_exit(0);
   }
   writer.reset();
   pollfd wait{reader.get(), POLLIN, 0};
-  const int ready = ::poll(&wait, 1, static_cast<int>(deadline.count()));
+  const int ready = ::poll(&wait, 1, static_cast<int>(settings.deadline.count()));
   Outcome outcome{Step::Run, EIO};
   if (ready > 0 && ::read(reader.get(), &outcome, sizeof outcome) == sizeof outcome) {
-    probe.reason = explain(outcome);
+    probe.reason = explain(outcome, settings);
     probe.accelerator = outcome.step == Step::Done ? Accelerator::Kvm : Accelerator::Tcg;
   } else {
-    probe.reason = fmt::format("KVM does not get a test guest done within {} ms", deadline.count());
+    probe.reason =
+        fmt::format("KVM does not get a test guest done within {} ms", settings.deadline.count());
   }
   ::kill(child, SIGKILL);
   while (::waitpid(child, nullptr, 0) < 0 && errno == EINTR) {
@@ -270,13 +306,19 @@ AcceleratorProbe probe_kvm(std::chrono::milliseconds deadline) {
   return probe;
 }
 
-AcceleratorProbe choose_accelerator(AcceleratorChoice choice) {
+AcceleratorProbe choose_accelerator(AcceleratorChoice choice, std::optional<uid_t> uid) {
   if (choice == AcceleratorChoice::Tcg) {
     return {Accelerator::Tcg, "emulation was asked for", {}};
   }
-  auto probe = probe_kvm();
+  KvmProbeSettings settings;
+  settings.uid = uid;
+  auto probe = probe_kvm(settings);
   if (choice == AcceleratorChoice::Kvm && probe.accelerator != Accelerator::Kvm) {
-    throw Error(Reaction::Unsupported, "sandbox.accelerator", probe.reason);
+    throw Error(Reaction::Unsupported,
+                "sandbox.accelerator",
+                fmt::format("the configuration insists on KVM (sandbox.accelerator = \"kvm\"), and "
+                            "there is none: {}",
+                            probe.reason));
   }
   return probe;
 }

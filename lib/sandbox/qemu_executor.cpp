@@ -173,7 +173,7 @@ public:
     make_folder(settings_.run_directory);
     make_folder(settings_.run_directory / ".slots");
     left_behind_ = plans_in(settings_.run_directory);
-    accelerator_ = choose_accelerator(settings_.accelerator).accelerator;
+    accelerator_ = accelerator_of(settings_).accelerator;
     const auto kernel = find_or_import_kernel(settings_.kernel_cache, settings_.kernel);
     kernel_ = open_read_only(kernel.image, "sandbox.kernel-cache");
     auto programs = read_programs(settings_, kernel);
@@ -317,6 +317,12 @@ fs::path find_disk_maker() {
     }
   }
   return {};
+}
+
+AcceleratorProbe accelerator_of(const QemuExecutorSettings& settings) {
+  return choose_accelerator(settings.accelerator,
+                            ::geteuid() == 0 ? std::optional<uid_t>(settings.uid_base)
+                                             : std::nullopt);
 }
 
 std::unique_ptr<Executor> make_qemu_executor(boost::asio::any_io_executor executor,

@@ -135,8 +135,11 @@ void choose_memory(const std::set<std::string>& features,
     wanted = memory_floor;
     why = "it ran out of memory before";
   }
+  // What was measured is rounded, so that sizes are few. What somebody has set is taken as it is:
+  // rounded up, it might not fit as often as it was meant to.
+  const bool as_set = why == "default";
   wanted = std::clamp(wanted, size.needed_memory, bounds.max_memory);
-  size.memory_bytes = std::min(rounded_up(wanted), bounds.max_memory);
+  size.memory_bytes = as_set ? wanted : std::min(rounded_up(wanted), bounds.max_memory);
   size.why += fmt::format("; {} MiB: {}", size.memory_bytes / kMiB, why);
 }
 

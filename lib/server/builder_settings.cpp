@@ -1,12 +1,16 @@
 #include "builder_settings.hpp"
 
 #include <algorithm>
+#include <chrono>
 #include <fstream>
 #include <string>
 
 namespace nixbuild::server {
 
 namespace {
+
+/// By which the runner is first to say that a machine does not answer.
+constexpr std::chrono::seconds kRunnersWord{30};
 
 /// A file that this host may not have, up to a size that no such file reaches.
 std::string contents_of(const std::string& path) {
@@ -40,6 +44,8 @@ build::BuilderSettings builder_settings(const Config& config, const MachineShare
   settings.build_cores = share.build_cpus;
   settings.allow_emulation = config.allow_emulation;
   settings.max_memory_bytes = share.memory_bytes;
+  // The runner knows better which step it waits for: its word comes first.
+  settings.lost_after = std::max(settings.lost_after, config.guest_patience + kRunnersWord);
   if (config.network) {
     settings.network = network_of(config);
   }

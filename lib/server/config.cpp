@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 #include <toml++/toml.h>
 
+#include <algorithm>
 #include <fstream>
 #include <functional>
 #include <limits>
@@ -67,6 +68,18 @@ std::string program_path(const toml::node& node) {
   auto value = text(node);
   if (!value.starts_with('/')) {
     throw WrongValue("the absolute path of a program");
+  }
+  return value;
+}
+
+/// Of a kernel's command line, which ends at 2,048 bytes; ours stand before them.
+std::string kernel_words(const toml::node& node) {
+  auto value = text(node);
+  const auto printable = [](char c) {
+    return c >= ' ' && c <= '~';
+  };
+  if (value.size() > 1024 || !std::all_of(value.begin(), value.end(), printable)) {
+    throw WrongValue("words of a kernel's command line, at most 1024 printable characters");
   }
   return value;
 }
@@ -225,6 +238,14 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
         {"kernel-modules",
          [](C& c, const N& n) {
            c.kernel_modules = text(n);
+         }},
+        {"kernel-options",
+         [](C& c, const N& n) {
+           c.kernel_options = kernel_words(n);
+         }},
+        {"guest-patience-seconds",
+         [](C& c, const N& n) {
+           c.guest_patience = std::chrono::seconds(whole(n, 1, 86400));
          }},
         {"shell",
          [](C& c, const N& n) {

@@ -114,9 +114,14 @@ UniqueFd lock_state_dir(const std::string& state_dir) {
   UniqueFd lock(system_call("daemon.state-dir", "opening " + name, [&] {
     return ::open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   }));
-  if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    throw Error(
-        Reaction::Busy, "daemon.running", "another daemon serves " + state_dir + " already");
+  // A front that looks whether a daemon is there holds it for a moment.
+  constexpr int attempts = 50;
+  for (int attempt = 0; ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0; ++attempt) {
+    if (attempt == attempts) {
+      throw Error(
+          Reaction::Busy, "daemon.running", "another daemon serves " + state_dir + " already");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
   }
   return lock;
 }

@@ -10,8 +10,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
+#include <optional>
+#include <thread>
 #include <vector>
 
 namespace nixbuild::server {
@@ -73,6 +76,29 @@ void make_state_dir(const std::string& state_dir) {
   if (::mkdir(state_dir.c_str(), 0700) != 0 && errno != EEXIST) {
     throw_system_error("daemon.start", "making the state directory " + state_dir);
   }
+}
+
+/// Whether a daemon holds the state directory, ready or not.
+bool daemon_is_there(const std::string& state_dir) {
+  const auto name = state_dir + "/daemon.lock";
+  const UniqueFd lock(::open(name.c_str(), O_RDONLY | O_CLOEXEC));
+  return lock && ::flock(lock.get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+}
+
+/// A daemon that somebody else has started takes the directory first and listens when all is open:
+/// a large database, or one that was not closed, takes its time. Nothing when there is none, or it
+/// went away, or it takes longer than anybody would wait.
+std::optional<UniqueFd> wait_for_starting_daemon(const std::string& state_dir) {
+  constexpr auto patience = std::chrono::seconds(60);
+  constexpr auto pause = std::chrono::milliseconds(20);
+  const auto until = std::chrono::steady_clock::now() + patience;
+  while (daemon_is_there(state_dir) && std::chrono::steady_clock::now() < until) {
+    std::this_thread::sleep_for(pause);
+    if (auto socket = connect_to_daemon(state_dir)) {
+      return socket;
+    }
+  }
+  return std::nullopt;
 }
 
 /// The daemon as a process of its own: own session, no descriptors of the caller.
@@ -137,6 +163,9 @@ reach_daemon(const std::string& state_dir, const std::string& config_file, bool 
   if (auto socket = connect_to_daemon(state_dir)) {
     return std::move(*socket);
   }
+  if (auto socket = wait_for_starting_daemon(state_dir)) {
+    return std::move(*socket);
+  }
   if (!autostart) {
     throw Error(
         Reaction::NotFound,
@@ -153,7 +182,15 @@ reach_daemon(const std::string& state_dir, const std::string& config_file, bool 
   if (auto socket = connect_to_daemon(state_dir)) {
     return std::move(*socket);
   }
-  start_daemon(state_dir, config_file);
+  try {
+    start_daemon(state_dir, config_file);
+  } catch (const Error&) {
+    // Another one may have been first, by a moment.
+    if (auto socket = wait_for_starting_daemon(state_dir)) {
+      return std::move(*socket);
+    }
+    throw;
+  }
   if (auto socket = connect_to_daemon(state_dir)) {
     return std::move(*socket);
   }

@@ -14,10 +14,13 @@ share_of(const Config& config, unsigned machine_cpus, std::uint64_t machine_memo
       config.build_cpus != 0 ? config.build_cpus : std::clamp(share.cpus / 2, 1U, 4U);
   share.build_cpus = std::min(share.build_cpus, share.cpus);
   const std::uint64_t builds_at_once = std::max(1U, share.cpus / share.build_cpus);
-  share.build_memory_bytes =
-      config.build_memory_bytes != 0
-          ? config.build_memory_bytes
-          : std::clamp<std::uint64_t>(share.memory_bytes / builds_at_once, kGiB, 4 * kGiB);
+  // The scheduler rounds sizes up to these steps, so that they are few: a fair part that lies
+  // between two of them would not fit as often as it was meant to.
+  constexpr std::uint64_t step = 256 * kMiB;
+  const std::uint64_t part = share.memory_bytes / builds_at_once / step * step;
+  share.build_memory_bytes = config.build_memory_bytes != 0
+                                 ? config.build_memory_bytes
+                                 : std::clamp<std::uint64_t>(part, kGiB, 4 * kGiB);
   share.build_memory_bytes = std::min(share.build_memory_bytes, share.memory_bytes) / kMiB * kMiB;
   return share;
 }

@@ -121,7 +121,12 @@ Finding check_accelerator(const Patient& patient) {
     finding.advice = "sandbox.accelerator = \"auto\" uses KVM where it works";
     return finding;
   }
-  const auto probe = sandbox::probe_kvm();
+  // As the emulators' user, where they have one of their own.
+  sandbox::KvmProbeSettings settings;
+  if (::geteuid() == 0) {
+    settings.uid = patient.defaults.uid_base;
+  }
+  const auto probe = sandbox::probe_kvm(settings);
   const auto took = std::chrono::duration_cast<std::chrono::milliseconds>(probe.took).count();
   if (probe.accelerator == sandbox::Accelerator::Kvm) {
     finding.says = fmt::format("KVM works ({} ms): {}", took, probe.reason);

@@ -92,6 +92,8 @@ nixbuild::sandbox::QemuExecutorSettings sandbox_settings(const nixbuild::server:
   settings.kernel_cache = state_dir / "kernels";
   settings.accelerator = nixbuild::sandbox::accelerator_choice_of(config.accelerator);
   settings.log_limit_bytes = config.max_log_bytes;
+  settings.guest_patience = config.guest_patience;
+  settings.kernel_options = config.kernel_options;
   settings.network_allow.assign(config.network_allow.begin(), config.network_allow.end());
   if (!config.shell.empty()) {
     settings.busybox = config.shell;

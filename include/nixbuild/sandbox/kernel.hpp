@@ -57,6 +57,7 @@ struct ImportedKernel {
 
 /// Names that `modules` (a folder with `modules.builtin` and `modules.dep` or the modules
 /// themselves) has to load for `wanted`, dependencies first, each once; built-in ones left out.
+/// Soft dependencies count as well (a module's algorithms, by their names), where they are there.
 /// A wanted one that does not exist is left out when it is listed in `optional`, else error
 /// `sandbox.kernel-module`.
 struct ModuleFile {

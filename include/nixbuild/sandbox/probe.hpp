@@ -3,10 +3,14 @@
 #include <nixbuild/base/api.hpp>
 #include <nixbuild/sandbox/qemu_command.hpp>
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 /// Is KVM there for real (decision D11)? `/dev/kvm` existing proves nothing: under some nested
 /// hypervisors it runs guests through an instruction emulator that fails or crawls.
@@ -23,13 +27,26 @@ struct AcceleratorProbe {
   std::chrono::microseconds took{0};
 };
 
+/// The groups that a process of its own uid is given for /dev/kvm: the one that the device belongs
+/// to, but for root's.
+[[nodiscard]] NIXBUILD_API std::vector<gid_t> kvm_groups();
+
+struct KvmProbeSettings {
+  /// The user that a machine's emulator is: the probing process first becomes this uid, with the
+  /// gid of the same number and `kvm_groups`; what root may open is no answer for it. None: it
+  /// stays what it is, as an emulator without a uid of its own.
+  std::optional<uid_t> uid{};
+  std::chrono::milliseconds deadline{2000};
+  const char* device = "/dev/kvm";
+};
+
 /// Runs a 64-bit guest with a loop and an INT3 under KVM in a process of its own, which is killed
 /// at the deadline. Never throws for a KVM that does not work: the reason says it.
-[[nodiscard]] NIXBUILD_API AcceleratorProbe
-probe_kvm(std::chrono::milliseconds deadline = std::chrono::milliseconds(2000));
+[[nodiscard]] NIXBUILD_API AcceleratorProbe probe_kvm(const KvmProbeSettings& settings = {});
 
 /// `Auto` probes; `Kvm` probes too and throws `sandbox.accelerator` when KVM does not work; `Tcg`
-/// takes emulation without a look.
-[[nodiscard]] NIXBUILD_API AcceleratorProbe choose_accelerator(AcceleratorChoice choice);
+/// takes emulation without a look. `uid` as for probe_kvm.
+[[nodiscard]] NIXBUILD_API AcceleratorProbe
+choose_accelerator(AcceleratorChoice choice, std::optional<uid_t> uid = std::nullopt);
 
 } // namespace nixbuild::sandbox

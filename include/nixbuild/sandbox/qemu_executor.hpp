@@ -56,6 +56,10 @@ struct QemuExecutorSettings {
 /// mke2fs where distributions have it; empty when there is none.
 [[nodiscard]] NIXBUILD_API std::filesystem::path find_disk_maker();
 
+/// The accelerator of machines with these settings, probed as the user that their emulators are.
+/// Blocks, up to 2 s. Errors: `sandbox.accelerator`.
+[[nodiscard]] NIXBUILD_API AcceleratorProbe accelerator_of(const QemuExecutorSettings& settings);
+
 /// Chooses the accelerator (up to 2 s), imports the kernel when it is not cached (up to 2 s) and
 /// writes the initramfs. Blocks. Errors: `sandbox.accelerator`, `sandbox.kernel-…`,
 /// `sandbox.spawn` (a program is missing), `sandbox.initramfs`.

@@ -37,8 +37,12 @@ struct Config {
   // [sandbox]
   std::string accelerator = "auto"; ///< `auto`, `kvm` or `tcg`
   bool allow_emulation = false;     ///< emulation with more than one account
-  std::string kernel_image;         ///< empty: the newest one that was imported or lies in /boot
+  std::string kernel_image;         ///< empty: the one imported last, else the newest in /boot
   std::string kernel_modules;
+  std::string kernel_options; ///< words behind those that machines' kernels get anyhow
+  /// How long a machine may take to boot, to mount its inputs, and between two pieces of an
+  /// output; 0: 60 seconds, 300 under emulation.
+  std::chrono::seconds guest_patience{0};
   std::string shell; ///< static busybox for /bin/sh; empty: looked for
   /// Absolute paths of the emulator and of passt; empty: Debian's places for them.
   std::string qemu;

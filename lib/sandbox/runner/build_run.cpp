@@ -548,7 +548,8 @@ void BuildRun::check_deadlines() {
     fail("sandbox.spawn", "the plan did not come in time");
   } else {
     fail("sandbox.lost",
-         fmt::format("the guest did not answer within {} s; its last words: {}",
+         fmt::format("the guest did not answer within {} s (sandbox.guest-patience-seconds); its "
+                     "last words: {}",
                      start_->patience_seconds,
                      Machine::last_words()));
   }

@@ -214,6 +214,84 @@ TEST_CASE("kernel modules: dependencies come first, built-in ones not at all", "
   CHECK(code_of([&] { (void)module_load_order(modules, wanted, {}); }) == "sandbox.kernel-module");
 }
 
+namespace {
+
+/// A module as a linker leaves it, as far as anybody here reads it.
+std::string module_with(const std::string& info) {
+  std::string text("ELF\0", 4);
+  for (const char c : info) {
+    text += c == '|' ? '\0' : c;
+  }
+  return text + std::string("\0vermagic=6.1\0", 14);
+}
+
+/// EROFS needs a checksum by name only, as in the kernel that Debian installs on hardware.
+void make_soft_modules(const fs::path& modules) {
+  write_text(modules / "modules.builtin", "kernel/fs/overlay.ko\n");
+  const std::pair<const char*, const char*> files[] = {
+      {"kernel/fs/erofs.ko", "depends=libcrc32c"},
+      {"kernel/lib/libcrc32c.ko", "depends=|softdep=lost pre: crc32c platform:none post: speed-up"},
+      {"kernel/lib/speed-up.ko", "depends="},
+      {"kernel/crypto/crc32c_generic.ko",
+       "alias=crypto-crc32c-generic|alias=crypto-crc32c|alias=crc32c|depends="},
+      {"kernel/arch/x86/crypto/crc32c-intel.ko", "alias=crc32c|depends=broken"},
+      {"kernel/fs/misplaced.ko", "alias=crc32c|depends="},
+      {"kernel/fs/ext4.ko", "softdep=pre: crypto-crc32c|depends="},
+  };
+  for (const auto& [file, info] : files) {
+    write_text(modules / file, module_with(info));
+  }
+}
+
+void index_soft_modules(const fs::path& modules) {
+  write_text(modules / "modules.dep",
+             "kernel/fs/erofs.ko: kernel/lib/libcrc32c.ko\n"
+             "kernel/lib/libcrc32c.ko:\n"
+             "kernel/lib/speed-up.ko:\n"
+             "kernel/crypto/crc32c_generic.ko:\n"
+             "kernel/arch/x86/crypto/crc32c-intel.ko: kernel/arch/x86/crypto/broken.ko\n"
+             "kernel/crypto/crc32c_gone.ko:\n"
+             "kernel/fs/ext4.ko:\n");
+  write_text(modules / "modules.softdep",
+             "# Soft dependencies extracted from modules themselves.\n"
+             "softdep libcrc32c lost pre: crc32c platform:none post: speed-up\n"
+             "softdep ext4 pre: crypto-crc32c\n");
+  write_text(modules / "modules.alias",
+             "# Aliases extracted from modules themselves.\n"
+             "alias virtio:d00000001v* virtio_net\n"
+             "alias crc32c crc32c_intel\n"
+             "alias crc32c crc32c_gone\n"
+             "alias crc32c crc32c_generic\n"
+             "alias crypto-crc32c crc32c_generic\n");
+}
+
+} // namespace
+
+TEST_CASE("kernel modules: what a module asks for by name only comes along", "[sandbox]") {
+  const ScratchFolder folder;
+  const auto modules = folder.path() / "lib/modules/6.1.0-soft";
+  make_soft_modules(modules);
+  for (const bool indexed : {false, true}) {
+    INFO("indexed " << indexed);
+    if (indexed) {
+      index_soft_modules(modules);
+    }
+    const auto order = [&](std::string_view wanted) {
+      return names(module_load_order(modules, std::span(&wanted, 1), {}));
+    };
+    // Those whose own needs or files are not there are left out, not the whole kernel.
+    CHECK(order("erofs") ==
+          std::vector<std::string>{"crc32c_generic", "libcrc32c", "speed_up", "erofs"});
+    CHECK(order("ext4") == std::vector<std::string>{"crc32c_generic", "ext4"});
+  }
+  // Built in, under its own name or as one that offers the algorithm, nothing is to be loaded.
+  write_text(modules / "modules.builtin.modinfo",
+             std::string("crc32c_generic.license=GPL\0crc32c_generic.alias=crc32c\0", 55));
+  const std::string_view erofs = "erofs";
+  CHECK(names(module_load_order(modules, std::span(&erofs, 1), {})) ==
+        std::vector<std::string>{"libcrc32c", "speed_up", "erofs"});
+}
+
 TEST_CASE("kernel cache: the newest kernel is imported once and found again", "[sandbox]") {
   const ScratchFolder folder;
   make_root(folder.path());

@@ -1,4 +1,5 @@
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/scheduler/history.hpp>
 #include <nixbuild/server/config.hpp>
 #include <nixbuild/server/daemon.hpp>
 
@@ -51,6 +52,8 @@ accelerator = "tcg"
 allow-emulation = true
 kernel-image = "/boot/vmlinuz-x"
 kernel-modules = "/lib/modules/x"
+kernel-options = "nokaslr loglevel=7"
+guest-patience-seconds = 900
 shell = "/bin/busybox"
 qemu = "/opt/qemu/bin/qemu-system-x86_64"
 network-helper = "/opt/passt/bin/passt"
@@ -78,6 +81,8 @@ dir = "/gnu/store"
 )",
                                            "nixbuild.toml");
   CHECK(config.cpus == 8);
+  CHECK(config.kernel_options == "nokaslr loglevel=7");
+  CHECK(config.guest_patience == std::chrono::seconds(900));
   CHECK(config.memory_bytes == 4096 * kMiB);
   CHECK(config.build_cpus == 2);
   CHECK(config.build_memory_bytes == 512 * kMiB);
@@ -175,6 +180,33 @@ TEST_CASE("machine share: builds always fit into the machine", "[server][propert
   server::Config config;
   config.build_cpus = 16;
   CHECK(server::share_of(config, 2, kGiB).build_cpus == 2);
+}
+
+TEST_CASE("machine share: two builds of the usual size run at once on every common machine",
+          "[server]") {
+  for (const unsigned cpus : {2U, 4U, 8U}) {
+    for (const std::uint64_t gigabytes : {4ULL, 6ULL, 8ULL, 16ULL}) {
+      // Firmware and kernel keep some of it, on one machine more than on another.
+      for (std::uint64_t kept = 0; kept < 500; kept += 7) {
+        CAPTURE(cpus, gigabytes, kept);
+        const auto share = server::share_of({}, cpus, gigabytes * kGiB - kept * kMiB);
+        scheduler::SizeBounds bounds;
+        bounds.max_cpus = share.cpus;
+        bounds.default_cpus = share.build_cpus;
+        bounds.max_memory = share.memory_bytes;
+        bounds.default_memory_per_cpu = share.build_memory_bytes / share.build_cpus;
+        const auto size = scheduler::size_of_build({}, bounds, std::nullopt, 0);
+        REQUIRE(2 * size.cpus <= share.cpus);
+        REQUIRE(2 * size.memory_bytes <= share.memory_bytes);
+        REQUIRE(size.memory_bytes >= kGiB);
+        // As is one that has been measured to need as much as the usual one has.
+        scheduler::Prediction used;
+        used.exceeded_memory = size.memory_bytes / 2;
+        REQUIRE(2 * scheduler::size_of_build({}, bounds, used, 0).memory_bytes <=
+                share.memory_bytes);
+      }
+    }
+  }
 }
 
 } // namespace config_test

@@ -1,11 +1,16 @@
+#include "support/scratch_folder.hpp"
+
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/server/handoff.hpp>
 
 #include <catch2/catch.hpp>
+#include <fcntl.h>
+#include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <random>
 #include <string>
@@ -136,6 +141,39 @@ TEST_CASE("state directory: what is given wins", "[server]") {
   ::setenv("NIXBUILD_STATE_DIR", "/from/environment", 1);
   CHECK(server::find_state_dir("") == "/from/environment");
   ::unsetenv("NIXBUILD_STATE_DIR");
+}
+
+TEST_CASE("hand-over: a client waits for a daemon that is just starting", "[server]") {
+  const tests::ScratchFolder folder;
+  const auto state = folder.path().string();
+  const auto refusal = [&] {
+    try {
+      (void)server::reach_daemon(state, {}, false);
+    } catch (const Error& error) {
+      return error.code();
+    }
+    return std::string("reached");
+  };
+  CHECK(refusal() == "daemon.not-running");
+  // It takes the directory first and listens when all is open.
+  const auto lock_file = state + "/daemon.lock";
+  UniqueFd lock(::open(lock_file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  REQUIRE(::flock(lock.get(), LOCK_EX | LOCK_NB) == 0);
+  UniqueFd listener;
+  std::thread starting([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    listener = server::listen_for_handoffs(state);
+  });
+  CHECK(refusal() == "reached");
+  starting.join();
+  // And for one that goes away instead.
+  listener.reset();
+  std::thread ending([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    lock.reset();
+  });
+  CHECK(refusal() == "daemon.not-running");
+  ending.join();
 }
 
 } // namespace handoff_test
