@@ -69,6 +69,8 @@ private:
                               .check = false,
                               .outputs = {},
                               .names = {},
+                              .proven = false,
+                              .refused = {},
                               .inputs = {},
                               .dependants = {}});
       auto& node = graph_.nodes.back();
@@ -219,6 +221,20 @@ BuildGraph load_build_graph(store::Store& store,
                             model::SelfReferences self_references,
                             bool check) {
   return Loader(store, account, self_references, check).load(wanted);
+}
+
+void judge(store::Store& store, store::AccountId account, BuildGraph& graph) {
+  DerivationHashes hashes(store, account);
+  for (auto& node : graph.nodes) {
+    if (node.valid) {
+      continue;
+    }
+    try {
+      node.proven = hashes.outputs_follow(node.path, node.derivation);
+    } catch (const Error& error) {
+      node.refused = error.message();
+    }
+  }
 }
 
 void expect_inside(store::Store& store,

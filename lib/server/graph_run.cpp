@@ -71,6 +71,12 @@ void GraphRun::begin() {
       ready.emplace(graph.nodes[i].height, i);
     }
   }
+  // Before anything is built for them in vain.
+  for (std::size_t i = 0; i < graph.nodes.size() && !stop; ++i) {
+    if (!graph.nodes[i].refused.empty() && !order.keep_going) {
+      settle(i, failed(model::BuildStatus::InputRejected, graph.nodes[i].refused));
+    }
+  }
 }
 
 void GraphRun::settle(std::size_t index, model::BuildResult result) {
@@ -99,6 +105,9 @@ std::optional<model::BuildResult> GraphRun::without_building(std::size_t index) 
       result.outputs.insert_or_assign(name, model::Realisation{*node.outputs.at(name), {}});
     }
     return result;
+  }
+  if (!node.refused.empty()) {
+    return failed(model::BuildStatus::InputRejected, node.refused);
   }
   for (const auto& [input, outputs] : node.derivation.input_derivations) {
     const auto place = graph.places.find(input);
@@ -136,6 +145,7 @@ build::BuildRequest GraphRun::request_for(std::size_t index) const {
   auto request = caller.order(resolved.path, std::move(resolved.derivation), order.options);
   request.placement.builds_behind = node.height;
   request.check = node.check;
+  request.proven = node.proven;
   return request;
 }
 
@@ -148,7 +158,7 @@ void register_outputs(const GraphRun& run, std::size_t index, const model::Build
     return;
   }
   const auto form = run.caller.self_references;
-  const auto* key = run.parts.builds.signing_key();
+  const auto* key = node.proven ? run.parts.builds.signing_key() : nullptr;
   std::vector<store::StoredRealisation> made;
   for (const auto& [name, output] : result.outputs) {
     model::Realisation realisation{output.path, {}};
@@ -276,6 +286,7 @@ aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
     if (caller.inside != nullptr) {
       expect_inside(parts.store, caller.account, *caller.inside, graph);
     }
+    judge(parts.store, caller.account, graph);
     return graph;
   };
   auto graph = co_await parts.pool.run(std::move(load));

@@ -139,20 +139,20 @@ TEST_CASE("worker session: a graph of derivations is built inputs first and in p
   const auto results = reply_of<worker::BuildsReply>(answer).results;
   REQUIRE(results.size() == 2);
   CHECK(results[0].reply.result.status == model::BuildStatus::Built);
-  CHECK(results[0].reply.result.outputs.at("out").path == path_named("top"));
+  CHECK(results[0].reply.result.outputs.at("out").path == output_of(top));
   CHECK(results[1].reply.result.status == model::BuildStatus::AlreadyValid);
   CHECK(answer.count<worker::StartActivity>() == 4);
   const auto& runs = server.executor.runs();
   REQUIRE(runs.size() == 4);
-  for (const auto* name : {"bottom", "left", "right", "top"}) {
-    CHECK(server.db->path_info(server.account, path_named(name)));
+  for (const auto& derivation : {bottom, left, right, top}) {
+    CHECK(server.db->path_info(server.account, output_of(derivation)));
   }
   missing = reply_of<worker::MissingReply>(client.ask(question));
   CHECK(missing.will_build.empty());
   CHECK(succeeded(client.ask(worker::BuildPaths{{all_of(top)}})));
   CHECK(server.executor.runs().size() == 4);
   const worker::QueryDerivationOutputMap map{top};
-  CHECK(reply_of<worker::OutputMapReply>(client.ask(map)).outputs.at("out") == path_named("top"));
+  CHECK(reply_of<worker::OutputMapReply>(client.ask(map)).outputs.at("out") == output_of(top));
   CHECK(client.end() == 0);
 }
 
