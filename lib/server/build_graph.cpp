@@ -223,10 +223,33 @@ BuildGraph load_build_graph(store::Store& store,
   return Loader(store, account, self_references, check).load(wanted);
 }
 
+namespace {
+
+/// An input that comes out differently each time; the derivation itself does not say so.
+const BuildGraph::Node* impure_input(const BuildGraph& graph, const BuildGraph::Node& node) {
+  const auto kind = model::derivation_kind(node.derivation);
+  if (kind == model::OutputKind::Impure || kind == model::OutputKind::Fixed) {
+    return nullptr;
+  }
+  const auto found = std::find_if(node.inputs.begin(), node.inputs.end(), [&](std::size_t input) {
+    return model::derivation_kind(graph.nodes[input].derivation) == model::OutputKind::Impure;
+  });
+  return found == node.inputs.end() ? nullptr : &graph.nodes[*found];
+}
+
+} // namespace
+
 void judge(store::Store& store, store::AccountId account, BuildGraph& graph) {
   DerivationHashes hashes(store, account);
+  const auto& dir = store.dir();
   for (auto& node : graph.nodes) {
     if (node.valid) {
+      continue;
+    }
+    if (const auto* impure = impure_input(graph, node)) {
+      node.refused = fmt::format("pure derivation '{}' depends on impure derivation '{}'",
+                                 dir.print(node.path),
+                                 dir.print(impure->path));
       continue;
     }
     try {

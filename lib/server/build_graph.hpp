@@ -55,7 +55,8 @@ inline constexpr std::size_t kGraphLimit = 250'000;
                                           model::SelfReferences self_references,
                                           bool check = false);
 
-/// Looks at what is to be built: whether outputs follow from their derivations. Blocking.
+/// Looks at what is to be built: whether outputs follow from their derivations, and whether
+/// anything that is called pure is made from what is not. Blocking.
 void judge(store::Store& store, store::AccountId account, BuildGraph& graph);
 
 /// For a graph that a builder asks about: a derivation that it has written itself may name

@@ -5,6 +5,7 @@
 #include "worker_client.hpp"
 
 #include <nixbuild/model/content_address.hpp>
+#include <nixbuild/model/hash_text.hpp>
 
 #include <catch2/catch.hpp>
 
@@ -142,6 +143,37 @@ TEST_CASE("sent derivation: a file that was let in unseen is looked at before it
   REQUIRE(failure);
   CHECK(has(*failure, "has incorrect output path"));
   CHECK(desk.server.executor.runs().empty());
+}
+
+TEST_CASE("sent derivation: what is made from something impure is impure or fixed", "[server]") {
+  Desk desk;
+  const auto add = [&](std::string_view name, const model::Derivation& derivation) {
+    return reply_of<worker::PathReply>(desk.client.ask(text_of(name, derivation))).path;
+  };
+  auto impure = derivation_of("moment", {});
+  impure.outputs["out"] = {{}, "r:sha256", "impure"};
+  const auto moment = add("moment", impure);
+  const auto refusal = [&](const model::StorePath& path) {
+    return desk.client.ask(worker::BuildPaths{{all_of(path)}}).failure.value_or("none");
+  };
+  auto pure = derivation_of("pure", {moment});
+  const auto deferred = add("pure", pure);
+  CHECK(refusal(deferred) == "pure derivation '" + kDir.print(deferred) +
+                                 "' depends on impure derivation '" + kDir.print(moment) + "'");
+  pure.outputs["out"].method_algorithm = "r:sha256";
+  CHECK(has(refusal(add("floating", pure)), "depends on impure derivation"));
+  CHECK(desk.server.executor.runs().empty());
+
+  auto behind = derivation_of("behind", {moment});
+  behind.outputs["out"] = impure.outputs["out"];
+  CHECK(refusal(add("behind", behind)) == "none");
+  auto fixed = derivation_of("fixed", {moment});
+  auto& out = fixed.outputs["out"];
+  out.method_algorithm = "r:sha256";
+  out.hash = model::hash_hex(hash_of(HashAlgorithm::Sha256, bytes_of(nar_of_file("result"))));
+  out.path = moment; // until its hash is read
+  out.path = model::make_content_addressed_path(kDir, "fixed", out.fixed_address(), {}, false);
+  CHECK(refusal(add("fixed", fixed)) == "none");
 }
 
 } // namespace sent_derivation_test
