@@ -229,8 +229,33 @@ void start_ready(const std::shared_ptr<GraphRun>& run, const asio::any_io_execut
   }
 }
 
-/// What is known of a target at the end.
-model::BuildResult result_of(const GraphRun& run, const protocol::DerivedPath& target) {
+/// The nodes that cannot be built because of what has failed.
+std::vector<bool> behind_failures(const GraphRun& run) {
+  std::vector<bool> behind(run.results.size());
+  std::vector<std::size_t> todo;
+  for (std::size_t i = 0; i < run.results.size(); ++i) {
+    if (run.results[i] && !model::is_success(run.results[i]->status)) {
+      todo.push_back(i);
+    }
+  }
+  while (!todo.empty()) {
+    const auto failed = todo.back();
+    todo.pop_back();
+    for (const auto dependant : run.graph.nodes[failed].dependants) {
+      if (!behind[dependant]) {
+        behind[dependant] = true;
+        todo.push_back(dependant);
+      }
+    }
+  }
+  return behind;
+}
+
+/// What is known of a target at the end; nothing when it was left alone after a failure that it has
+/// no part in.
+std::optional<model::BuildResult> result_of(const GraphRun& run,
+                                            const std::vector<bool>& behind_failure,
+                                            const protocol::DerivedPath& target) {
   const auto& dir = run.parts.store.dir();
   const bool itself = target.wants == protocol::DerivedPath::Wants::Path;
   if (itself && run.graph.leaves.contains(target.path)) {
@@ -244,6 +269,9 @@ model::BuildResult result_of(const GraphRun& run, const protocol::DerivedPath& t
                               dir.print(target.path)));
   }
   const auto& result = run.results[place->second];
+  if (!result && !behind_failure[place->second]) {
+    return std::nullopt;
+  }
   if (!result) {
     return failed(model::BuildStatus::DependencyFailed,
                   fmt::format("'{}' was not built because another build failed: {}",
@@ -311,12 +339,16 @@ aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
     std::rethrow_exception(run->failure);
   }
   std::vector<TargetResult> results;
+  const auto behind_failure = behind_failures(*run);
   for (auto& target : targets) {
-    auto result = result_of(*run, target);
-    for (const auto& [name, output] : result.outputs) {
+    auto result = result_of(*run, behind_failure, target);
+    if (!result) {
+      continue;
+    }
+    for (const auto& [name, output] : result->outputs) {
       lease.add(output.path);
     }
-    results.push_back({std::move(target), std::move(result)});
+    results.push_back({std::move(target), std::move(*result)});
   }
   co_return results;
 }
