@@ -333,7 +333,7 @@ std::optional<store::BuildOutcome> Attempt::outcome_of(const model::BuildResult&
   outcome.build = record_.id;
   outcome.status = result.status;
   outcome.error = result.error;
-  outcome.shared = policy_.share_results && !control_->is_private();
+  outcome.shared = policy_.share_results && !control_->is_private() && proven();
   if (watch_->reason == Stop::Timeout) {
     outcome.timeout_seconds = request_.options.timeout.count();
   } else if (watch_->reason == Stop::Silence) {

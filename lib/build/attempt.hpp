@@ -51,6 +51,7 @@ private:
   aio::Task<bool> reuse(model::BuildResult& result);
   aio::Task<bool> reuse_success(const store::BuildOutcome& outcome);
   aio::Task<void> repeat_log(std::int64_t build);
+  [[nodiscard]] bool proven() const noexcept;
   [[nodiscard]] bool may_repeat(const store::BuildOutcome& outcome) const;
 
   aio::Task<bool> adopt(const store::OpenBuild& open);

@@ -44,7 +44,7 @@ std::vector<store::StoredRealisation> Attempt::realisations() const {
     const auto& name = output_names_[i];
     const auto& hash = hashes.at(name);
     model::Realisation realisation{made_paths_.at(i), {}};
-    if (parts_.signing_key != nullptr) {
+    if (parts_.signing_key != nullptr && proven()) {
       const auto message = model::realisation_fingerprint(hash, name, realisation.path);
       realisation.signatures.push_back(parts_.signing_key->sign(message));
     }

@@ -225,12 +225,12 @@ aio::Task<void> Attempt::collect() {
   built_ = signed_outputs(order);
 }
 
-/// `built_`, signed, in that order.
+/// `built_`, signed where the paths are proven, in that order.
 std::vector<model::PathInfo> Attempt::signed_outputs(const std::vector<std::size_t>& order) {
   std::vector<model::PathInfo> infos;
   for (const auto index : order) {
     auto info = built_[index];
-    if (parts_.signing_key != nullptr) {
+    if (parts_.signing_key != nullptr && proven()) {
       info.signatures.push_back(
           parts_.signing_key->sign(model::fingerprint(parts_.store.dir(), info)));
     }

@@ -16,6 +16,11 @@ constexpr std::size_t kLogPiece = 64 * kKiB;
 
 } // namespace
 
+/// Whether the outputs' paths are more than the account's own word.
+bool Attempt::proven() const noexcept {
+  return request_.proven || control_->is_proven();
+}
+
 /// Whether the failure stands for what this asker would see, too.
 bool Attempt::may_repeat(const store::BuildOutcome& outcome) const {
   if (outcome.account != request_.account) {
@@ -40,7 +45,8 @@ aio::Task<bool> Attempt::reuse(model::BuildResult& result) {
     co_return false;
   }
   auto look = [this] {
-    return parts_.store.db().find_outcome(request_.account, *record_.key, policy_.share_results);
+    const bool of_others = policy_.share_results && proven();
+    return parts_.store.db().find_outcome(request_.account, *record_.key, of_others);
   };
   const auto outcome = co_await parts_.pool.run(std::move(look));
   if (!outcome) {

@@ -90,7 +90,8 @@ request_text(const model::StoreDir& dir, const BuildRequest& request, const Buil
       std::uint64_t{policy.reuse_failures} | std::uint64_t{policy.reuse_timeouts} << 1 |
           std::uint64_t{policy.share_results} << 2 | std::uint64_t{request.check} << 3 |
           std::uint64_t{policy.keep_failed || request.options.keep_failed.value_or(false)} << 4 |
-          std::uint64_t{policy.input_database} << 5 | std::uint64_t{policy.build_twice} << 6);
+          std::uint64_t{policy.input_database} << 5 | std::uint64_t{policy.build_twice} << 6 |
+          std::uint64_t{request.proven} << 7);
   put(text, std::uint64_t{policy.max_restarts});
   put(text, policy.max_memory_bytes);
   put(text, static_cast<std::uint64_t>(request.self_references));
@@ -128,6 +129,7 @@ parse_request(const model::StoreDir& dir, store::AccountId account, std::string_
   policy.keep_failed = (flags & 16) != 0;
   policy.input_database = (flags & 32) != 0;
   policy.build_twice = (flags & 64) != 0;
+  request.proven = (flags & 128) != 0;
   policy.max_restarts = static_cast<unsigned>(from.number());
   policy.max_memory_bytes = from.number();
   if (form != kFormWithoutSelfReferences &&

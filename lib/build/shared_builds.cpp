@@ -368,6 +368,9 @@ aio::Task<Attachment> SharedBuilds::ask(BuildRequest request) {
   }
   build.arrive();
   build.add_choice(policy);
+  if (request.proven) {
+    build.control->prove(); // for all: the derivation is the same
+  }
   if (attachment.joined_) {
     co_return attachment;
   }
@@ -427,6 +430,9 @@ std::vector<std::string> SharedBuilds::take_up() {
     build->number.store(open.record.id);
     build->feed = std::make_shared<LogFeed>(builder.parts().logs.size(open.record.id));
     build->add_choice(*request->policy);
+    if (request->proven) {
+      build->control->prove();
+    }
     if (inputs->key && !request->check) {
       build->key = share_key(*inputs->key, *request);
       build->listed = true;

@@ -69,6 +69,8 @@ private:
                               .check = false,
                               .outputs = {},
                               .names = {},
+                              .proven = false,
+                              .refused = {},
                               .inputs = {},
                               .dependants = {}});
       auto& node = graph_.nodes.back();
@@ -219,6 +221,43 @@ BuildGraph load_build_graph(store::Store& store,
                             model::SelfReferences self_references,
                             bool check) {
   return Loader(store, account, self_references, check).load(wanted);
+}
+
+namespace {
+
+/// An input that comes out differently each time; the derivation itself does not say so.
+const BuildGraph::Node* impure_input(const BuildGraph& graph, const BuildGraph::Node& node) {
+  const auto kind = model::derivation_kind(node.derivation);
+  if (kind == model::OutputKind::Impure || kind == model::OutputKind::Fixed) {
+    return nullptr;
+  }
+  const auto found = std::find_if(node.inputs.begin(), node.inputs.end(), [&](std::size_t input) {
+    return model::derivation_kind(graph.nodes[input].derivation) == model::OutputKind::Impure;
+  });
+  return found == node.inputs.end() ? nullptr : &graph.nodes[*found];
+}
+
+} // namespace
+
+void judge(store::Store& store, store::AccountId account, BuildGraph& graph) {
+  DerivationHashes hashes(store, account);
+  const auto& dir = store.dir();
+  for (auto& node : graph.nodes) {
+    if (node.valid) {
+      continue;
+    }
+    if (const auto* impure = impure_input(graph, node)) {
+      node.refused = fmt::format("pure derivation '{}' depends on impure derivation '{}'",
+                                 dir.print(node.path),
+                                 dir.print(impure->path));
+      continue;
+    }
+    try {
+      node.proven = hashes.outputs_follow(node.path, node.derivation);
+    } catch (const Error& error) {
+      node.refused = error.message();
+    }
+  }
 }
 
 void expect_inside(store::Store& store,

@@ -28,6 +28,8 @@ struct BuildGraph {
     std::map<std::string, std::optional<model::StorePath>> outputs;
     /// What names the realisations of its outputs, where those are how they are found.
     std::map<std::string, Hash> names;
+    bool proven = false; ///< judge: its outputs follow from it
+    std::string refused; ///< judge: why it may not be built
     std::vector<std::size_t> inputs;
     std::vector<std::size_t> dependants;
     std::size_t height = 0; ///< builds on the longest way from here to a target that nobody needs
@@ -52,6 +54,10 @@ inline constexpr std::size_t kGraphLimit = 250'000;
                                           std::span<const protocol::DerivedPath> wanted,
                                           model::SelfReferences self_references,
                                           bool check = false);
+
+/// Looks at what is to be built: whether outputs follow from their derivations, and whether
+/// anything that is called pure is made from what is not. Blocking.
+void judge(store::Store& store, store::AccountId account, BuildGraph& graph);
 
 /// For a graph that a builder asks about: a derivation that it has written itself may name
 /// anything. Every derivation and every source of the graph has to be among what the builder sees,

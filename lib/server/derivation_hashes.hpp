@@ -1,7 +1,7 @@
 #pragma once
 
 #include <nixbuild/model/derivation.hpp>
-#include <nixbuild/store/store.hpp>
+#include <nixbuild/store/derivation_hashes.hpp>
 
 #include <map>
 #include <optional>
@@ -9,31 +9,7 @@
 
 namespace nixbuild::server {
 
-/// The hashes that name outputs of derivations in an account's store, each computed once. They cost
-/// a look at every derivation behind the one asked for, down to those with fixed outputs. Used by
-/// one thread at a time; blocking.
-class DerivationHashes {
-public:
-  /// The store outlives it.
-  DerivationHashes(store::Store& store, store::AccountId account)
-      : store_(store), account_(account) {}
-
-  /// What names the realisations of each output. Errors: `store.invalid-path` (a derivation behind
-  /// it is not valid), `build.cycle`, `build.graph-limit`, `derivation.*`.
-  [[nodiscard]] std::map<std::string, Hash> names_of(const model::Derivation& derivation);
-
-  /// Error `derivation.paths` when an output has another path than its derivation gives it: an
-  /// input-addressed one by what it is made from, a fixed one by its hash. Others as names_of.
-  void expect_paths(const model::StorePath& path, const model::Derivation& derivation);
-
-private:
-  [[nodiscard]] model::HashModulo of_input(const model::StorePath& input);
-  void learn(const model::StorePath& path);
-
-  store::Store& store_;
-  store::AccountId account_;
-  std::map<model::StorePath, std::optional<model::HashModulo>> known_; ///< absent: being computed
-};
+using store::DerivationHashes;
 
 /// Whether outputs of that kind are found by realisations.
 [[nodiscard]] bool has_realisations(model::OutputKind kind) noexcept;

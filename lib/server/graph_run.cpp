@@ -71,6 +71,12 @@ void GraphRun::begin() {
       ready.emplace(graph.nodes[i].height, i);
     }
   }
+  // Before anything is built for them in vain.
+  for (std::size_t i = 0; i < graph.nodes.size() && !stop; ++i) {
+    if (!graph.nodes[i].refused.empty() && !order.keep_going) {
+      settle(i, failed(model::BuildStatus::InputRejected, graph.nodes[i].refused));
+    }
+  }
 }
 
 void GraphRun::settle(std::size_t index, model::BuildResult result) {
@@ -99,6 +105,9 @@ std::optional<model::BuildResult> GraphRun::without_building(std::size_t index) 
       result.outputs.insert_or_assign(name, model::Realisation{*node.outputs.at(name), {}});
     }
     return result;
+  }
+  if (!node.refused.empty()) {
+    return failed(model::BuildStatus::InputRejected, node.refused);
   }
   for (const auto& [input, outputs] : node.derivation.input_derivations) {
     const auto place = graph.places.find(input);
@@ -136,6 +145,7 @@ build::BuildRequest GraphRun::request_for(std::size_t index) const {
   auto request = caller.order(resolved.path, std::move(resolved.derivation), order.options);
   request.placement.builds_behind = node.height;
   request.check = node.check;
+  request.proven = node.proven;
   return request;
 }
 
@@ -148,7 +158,7 @@ void register_outputs(const GraphRun& run, std::size_t index, const model::Build
     return;
   }
   const auto form = run.caller.self_references;
-  const auto* key = run.parts.builds.signing_key();
+  const auto* key = node.proven ? run.parts.builds.signing_key() : nullptr;
   std::vector<store::StoredRealisation> made;
   for (const auto& [name, output] : result.outputs) {
     model::Realisation realisation{output.path, {}};
@@ -219,8 +229,33 @@ void start_ready(const std::shared_ptr<GraphRun>& run, const asio::any_io_execut
   }
 }
 
-/// What is known of a target at the end.
-model::BuildResult result_of(const GraphRun& run, const protocol::DerivedPath& target) {
+/// The nodes that cannot be built because of what has failed.
+std::vector<bool> behind_failures(const GraphRun& run) {
+  std::vector<bool> behind(run.results.size());
+  std::vector<std::size_t> todo;
+  for (std::size_t i = 0; i < run.results.size(); ++i) {
+    if (run.results[i] && !model::is_success(run.results[i]->status)) {
+      todo.push_back(i);
+    }
+  }
+  while (!todo.empty()) {
+    const auto failed = todo.back();
+    todo.pop_back();
+    for (const auto dependant : run.graph.nodes[failed].dependants) {
+      if (!behind[dependant]) {
+        behind[dependant] = true;
+        todo.push_back(dependant);
+      }
+    }
+  }
+  return behind;
+}
+
+/// What is known of a target at the end; nothing when it was left alone after a failure that it has
+/// no part in.
+std::optional<model::BuildResult> result_of(const GraphRun& run,
+                                            const std::vector<bool>& behind_failure,
+                                            const protocol::DerivedPath& target) {
   const auto& dir = run.parts.store.dir();
   const bool itself = target.wants == protocol::DerivedPath::Wants::Path;
   if (itself && run.graph.leaves.contains(target.path)) {
@@ -234,6 +269,9 @@ model::BuildResult result_of(const GraphRun& run, const protocol::DerivedPath& t
                               dir.print(target.path)));
   }
   const auto& result = run.results[place->second];
+  if (!result && !behind_failure[place->second]) {
+    return std::nullopt;
+  }
   if (!result) {
     return failed(model::BuildStatus::DependencyFailed,
                   fmt::format("'{}' was not built because another build failed: {}",
@@ -276,6 +314,7 @@ aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
     if (caller.inside != nullptr) {
       expect_inside(parts.store, caller.account, *caller.inside, graph);
     }
+    judge(parts.store, caller.account, graph);
     return graph;
   };
   auto graph = co_await parts.pool.run(std::move(load));
@@ -300,12 +339,16 @@ aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
     std::rethrow_exception(run->failure);
   }
   std::vector<TargetResult> results;
+  const auto behind_failure = behind_failures(*run);
   for (auto& target : targets) {
-    auto result = result_of(*run, target);
-    for (const auto& [name, output] : result.outputs) {
+    auto result = result_of(*run, behind_failure, target);
+    if (!result) {
+      continue;
+    }
+    for (const auto& [name, output] : result->outputs) {
       lease.add(output.path);
     }
-    results.push_back({std::move(target), std::move(result)});
+    results.push_back({std::move(target), std::move(*result)});
   }
   co_return results;
 }

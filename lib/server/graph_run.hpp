@@ -32,9 +32,10 @@ struct TargetResult {
 
 /// Builds the targets and all that they need: ready derivations in parallel, those first that most
 /// waits behind. Equal builds of other askers are shared. Without `keep_going` the first failure
-/// ends the rest. Results stand in the order of the targets; a failure is a result. `lease` gets
-/// every path of the graph. Errors: those of load_build_graph, `session.client-gone`, and faults of
-/// this machine. On an error the builds that still run are left within a second.
+/// ends the rest. Results stand in the order of the targets, without those that such an end left
+/// alone; a failure is a result. `lease` gets every path of the graph. Errors: those of
+/// load_build_graph, `session.client-gone`, and faults of this machine. On an error the builds that
+/// still run are left within a second.
 aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
                                                    const SessionCaller& caller,
                                                    store::Lease& lease,

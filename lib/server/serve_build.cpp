@@ -1,4 +1,5 @@
 #include "graph_run.hpp"
+#include "sent_derivation.hpp"
 #include "serve_state.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -55,6 +56,11 @@ aio::Task<void> ServeState::build_derivation(serve::BuildDerivation request) {
   }
   const auto hashes = model::realisation_hashes(parts_.store.dir(), request.derivation);
   auto wanted = caller_.order(request.path, std::move(request.derivation), request.options);
+  if (const auto refusal = co_await judge(parts_, wanted)) {
+    serve::write_build_result(reply_, parts_.store.dir(), version_, *refusal, hashes);
+    co_await reply();
+    co_return;
+  }
   auto attachment = co_await parts_.builds.ask(std::move(wanted));
   const HangUpWatch client(co_await asio::this_coro::executor, in_, err_->shared_stream());
   RawLog log(err_, parts_.log);

@@ -269,8 +269,9 @@ constexpr std::array<SettingSpec, kSettingCount> kTable = {{
      kOperator,
      false,
      R::Cap,
-     "Results of equal derivations with equal inputs are reused across accounts. Off: this account "
-     "neither takes nor gives any."},
+     "Results of equal derivations with equal inputs are reused across accounts, where the outputs "
+     "are known to be the derivation's: not for input-addressed builds of a build hook, which come "
+     "without what is behind them. Off: this account neither takes nor gives any."},
     {S::Priority,
      "priority",
      T::Number,

@@ -1,5 +1,6 @@
 #include "activity_log.hpp"
 #include "derivation_hashes.hpp"
+#include "sent_derivation.hpp"
 #include "worker_state.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -117,6 +118,11 @@ aio::Task<void> WorkerState::perform(worker::BuildDerivation& request) {
   reply.keys = model::realisation_hashes(parts_.store.dir(), request.derivation);
   auto wanted = caller_.order(request.path, std::move(request.derivation), options_);
   wanted.check = check;
+  if (auto refusal = co_await judge(parts_, wanted)) {
+    reply.result = std::move(*refusal);
+    conclude(reply);
+    co_return;
+  }
   auto attachment = co_await parts_.builds.ask(std::move(wanted));
   const HangUpWatch client(co_await asio::this_coro::executor, in_, out_->shared_stream());
   ActivityLog log(out_, peer_, last_activity_, parts_.store.dir().print(request.path));

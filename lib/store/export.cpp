@@ -2,11 +2,9 @@
 #include "store_state.hpp"
 #include "stored_contents.hpp"
 
-#include <nixbuild/base/encoding.hpp>
 #include <nixbuild/base/error.hpp>
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <utility>
@@ -40,11 +38,7 @@ Export Store::open_export(AccountId account, const model::StorePath& path) {
     if (state_->db.valid_paths(account, {&path, 1}).empty()) {
       throw_invalid_path(path); // collected at this moment
     }
-    throw Error(Reaction::Corrupt,
-                "store.missing-segment",
-                fmt::format("path '{}' is valid, its contents (sha256:{}) are missing",
-                            path.base_name(),
-                            nix32_encode(info->nar_hash.bytes())));
+    throw_missing_segment(*info);
   }
   return Export(std::make_unique<Export::State>(std::move(*info), std::move(*open)));
 }
@@ -81,26 +75,7 @@ std::string Export::read_file(const segment::Node& file, std::uint64_t limit) co
                             state_->info.path.base_name(),
                             limit));
   }
-  std::string contents(static_cast<std::size_t>(file.size), '\0');
-  if (file.inlined) {
-    const auto bytes = metadata().subspan(static_cast<std::size_t>(file.offset), contents.size());
-    std::copy(bytes.begin(), bytes.end(), contents.begin());
-    return contents;
-  }
-  std::size_t have = 0;
-  while (have < contents.size()) {
-    const auto count = system_call("store.read", "reading stored contents", [&] {
-      return ::pread(data_fd(),
-                     contents.data() + have,
-                     contents.size() - have,
-                     static_cast<off_t>(file.offset + have));
-    });
-    if (count == 0) {
-      throw Error(Reaction::Corrupt, "store.short-data", "stored contents end too early");
-    }
-    have += static_cast<std::size_t>(count);
-  }
-  return contents;
+  return read_contents(state_->contents, file);
 }
 
 ByteView Export::metadata() const noexcept {

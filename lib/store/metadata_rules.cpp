@@ -1,5 +1,6 @@
 #include "metadata_rules.hpp"
 
+#include <nixbuild/base/encoding.hpp>
 #include <nixbuild/base/error.hpp>
 
 #include <fmt/format.h>
@@ -34,6 +35,14 @@ void throw_invalid_path(const model::StorePath& path) {
   throw Error(Reaction::NotFound,
               "store.invalid-path",
               fmt::format("path '{}' is not valid", path.base_name()));
+}
+
+void throw_missing_segment(const model::PathInfo& info) {
+  throw Error(Reaction::Corrupt,
+              "store.missing-segment",
+              fmt::format("path '{}' is valid, its contents (sha256:{}) are missing",
+                          info.path.base_name(),
+                          nix32_encode(info.nar_hash.bytes())));
 }
 
 void throw_invalid_reference(const model::StorePath& path, const model::StorePath& reference) {

@@ -13,6 +13,8 @@ namespace nixbuild::store {
 void check_account_name(std::string_view name);
 [[noreturn]] void throw_unknown_account(AccountId account);
 [[noreturn]] void throw_invalid_path(const model::StorePath& path);
+/// Error `store.missing-segment`.
+[[noreturn]] void throw_missing_segment(const model::PathInfo& info);
 [[noreturn]] void throw_invalid_reference(const model::StorePath& path,
                                           const model::StorePath& reference);
 [[noreturn]] void throw_hash_part_taken(const model::StorePath& path,

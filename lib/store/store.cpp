@@ -90,6 +90,7 @@ void commit_with(StoreState& state,
   {
     const Claims claims(state, infos);
     try {
+      expect_outputs(state, account, infos);
       Room::Taken room(state.room, account, infos);
       register_durably(state, account, infos, claims.hashes(), write);
       room.keep();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "gate.hpp"
+#include "hash_walk.hpp"
 #include "key_counter.hpp"
 #include "room.hpp"
 
@@ -24,6 +25,7 @@ struct StoreState {
   const Clock& clock;
   model::StoreDir dir;
   Room room;
+  KnownHashes hashes;
 
   /// Shared: adding a lease, registering. Alone: removing names, so that nothing becomes needed
   /// between the last look and the removal.

@@ -2,8 +2,12 @@
 
 #include "disk_call.hpp"
 
-#include <sys/mman.h>
+#include <nixbuild/base/error.hpp>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <utility>
 
 namespace nixbuild::store {
@@ -38,6 +42,30 @@ StoredContents::~StoredContents() {
   if (mapping_ != nullptr) {
     ::munmap(mapping_, metadata_.size());
   }
+}
+
+std::string read_contents(const StoredContents& contents, const segment::Node& file) {
+  std::string text(static_cast<std::size_t>(file.size), '\0');
+  if (file.inlined) {
+    const auto bytes =
+        contents.metadata().subspan(static_cast<std::size_t>(file.offset), text.size());
+    std::copy(bytes.begin(), bytes.end(), text.begin());
+    return text;
+  }
+  std::size_t have = 0;
+  while (have < text.size()) {
+    const auto count = system_call("store.read", "reading stored contents", [&] {
+      return ::pread(contents.data_fd(),
+                     text.data() + have,
+                     text.size() - have,
+                     static_cast<off_t>(file.offset + have));
+    });
+    if (count == 0) {
+      throw Error(Reaction::Corrupt, "store.short-data", "stored contents end too early");
+    }
+    have += static_cast<std::size_t>(count);
+  }
+  return text;
 }
 
 } // namespace nixbuild::store

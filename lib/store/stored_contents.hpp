@@ -1,9 +1,11 @@
 #pragma once
 
 #include <nixbuild/base/bytes.hpp>
+#include <nixbuild/segment/reader.hpp>
 #include <nixbuild/store/segment_store.hpp>
 
 #include <cstdint>
+#include <string>
 
 namespace nixbuild::store {
 
@@ -29,5 +31,8 @@ private:
   void* mapping_ = nullptr;
   ByteView metadata_;
 };
+
+/// The whole contents of a regular file. Error `store.short-data`.
+[[nodiscard]] std::string read_contents(const StoredContents& contents, const segment::Node& file);
 
 } // namespace nixbuild::store

@@ -21,7 +21,7 @@ import paper
 import peers
 import serve_wire
 import worker_wire
-from random_sessions import ServeSession, ask, aterm, nar_of, operation, read_export, read_outcome, sha256, truth
+from random_sessions import ServeSession, ask, aterm, nar_of, operation, read_export, read_outcome, sha256, store_path, truth
 from serve_wire import number, text, texts
 
 pytestmark = pytest.mark.skipif(SERVER != "nixbuild", reason="no other server has accounts")
@@ -35,9 +35,11 @@ class Thing:
     def __init__(self, salt):
         self.path = paper.path_of("path" + salt, "secret")
         self.top = paper.path_of("top" + salt, "top")
-        self.out = paper.path_of("out" + salt, "out")
-        self.drv = paper.path_of("drv" + salt, "secret.drv")
-        self.text = aterm(self.out, "", "", {"name": "secret", "out": self.out, "salt": salt})
+        variables = {"name": "secret", "salt": salt}
+        masked = aterm("", "", "", {**variables, "out": ""})
+        self.out = store_path("output:out", sha256(masked.encode()).hex(), "secret")
+        self.text = aterm(self.out, "", "", {**variables, "out": self.out})
+        self.drv = store_path("text", sha256(self.text.encode()).hex(), "secret.drv")
         self.realisation = "sha256:" + hashlib.sha256(salt.encode()).hexdigest() + "!out"
 
     def objects(self):

@@ -57,6 +57,9 @@ struct BuildRequest {
   /// the log, and the build fails as NotDeterministic. Outputs that are not valid are an error.
   bool check = false;
   store::SessionSpans session{}; ///< what the asker's session did before, for the record
+  /// Somebody has computed that the outputs' paths follow from the derivation. Else they are the
+  /// account's own word: the result is kept from other accounts, and not signed.
+  bool proven = false;
   /// Derivations whose builders wait for this build, the outermost first (BuilderStore); empty:
   /// whoever waits holds no machine.
   std::vector<model::StorePath> waiting{};
@@ -121,10 +124,16 @@ public:
 
   [[nodiscard]] bool is_private() const noexcept { return private_.load(); }
 
+  /// Somebody who takes part knows that the outputs follow from the derivation.
+  void prove() noexcept { proven_.store(true); }
+
+  [[nodiscard]] bool is_proven() const noexcept { return proven_.load(); }
+
 private:
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> left_running_{false};
   std::atomic<bool> private_{false};
+  std::atomic<bool> proven_{false};
   std::atomic<bool> hurried_{false};
 };
 

@@ -119,6 +119,17 @@ input_addressed_paths(const StoreDir& dir,
                       const Derivation& derivation,
                       const InputModulo& inputs);
 
+/// Compares what a derivation says of its outputs with what follows from it: the paths of
+/// input-addressed and fixed ones, and the variables named like outputs, which the hash behind
+/// those paths leaves out. `path` is that of the `.drv` and gives the name. False where it cannot
+/// tell: a floating derivation whose variable of an output's name is not that output's placeholder
+/// shares its hash with others. Error `derivation.paths` for what is wrong, else those of
+/// input_addressed_paths. Source: protocol facts 4.6.
+[[nodiscard]] NIXBUILD_API bool outputs_follow(const StoreDir& dir,
+                                               const StorePath& path,
+                                               const Derivation& derivation,
+                                               const InputModulo& inputs);
+
 /// 64 hexadecimal characters that name the outputs of a received derivation in serve 2.6 and 2.7.
 /// Source: protocol facts 2.5, "which hash goes in the key".
 [[nodiscard]] NIXBUILD_API std::map<std::string, Hash>

@@ -165,8 +165,9 @@ public:
   [[nodiscard]] Import begin_import(AccountId account, ImportRequest request);
   /// An import whose name is not known yet; ends in `Import::seal_as`.
   [[nodiscard]] Import begin_import(AccountId account);
-  /// Registers sealed paths in one transaction. Errors as MetadataDb::register_paths, and
-  /// `store.account-full` (Denied).
+  /// Registers sealed paths in one transaction. Errors as MetadataDb::register_paths,
+  /// `store.account-full` (Denied), and `derivation.paths` for a `.drv` whose outputs are not those
+  /// that follow from it, as far as what is behind it is there.
   void commit(AccountId account, std::span<const model::PathInfo> infos);
   /// The same together with the end of the build that made them, as MetadataDb::end_build. False:
   /// it was another attempt's build, and nothing was registered.
@@ -194,6 +195,7 @@ public:
   [[nodiscard]] model::StorePaths leased_paths(AccountId account);
 
 private:
+  friend class DerivationHashes;
   struct State;
   std::unique_ptr<State> state_;
 };

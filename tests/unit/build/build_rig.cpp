@@ -42,7 +42,7 @@ Daemon::Daemon(World& w,
                build::KeptMachines* kept)
     : world(w), store(*w.db, *w.segments, clock, model::StoreDir()),
       executor(io.get_executor(), std::move(script), w.host), leases(hasty(), {machine()}, clock),
-      builder({store, *w.logs, executor, leases, pool, clock, log, nullptr, nullptr, kept},
+      builder({store, *w.logs, executor, leases, pool, clock, log, &signing_key, nullptr, kept},
               settings),
       builds(builder, build_tasks, {w.return_grace}) {
   world.host->daemon_killed = false;
@@ -182,6 +182,7 @@ request_for(store::AccountId account, std::string_view name, const model::StoreP
   request.derivation.input_sources = inputs;
   model::sort_unique(request.derivation.input_sources);
   request.policy.emplace();
+  request.proven = true;
   return request;
 }
 

@@ -129,6 +129,7 @@ struct Daemon {
   boost::asio::io_context io;
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work{io.get_executor()};
   aio::BlockingPool pool{2};
+  model::SigningKey signing_key = model::SigningKey::generate("rig-1");
   store::Store store;
   FakeExecutor executor;
   build::LeaseDesk leases;

@@ -1,5 +1,7 @@
 #include "build_rig.hpp"
 
+#include <nixbuild/model/hash_text.hpp>
+
 #include <catch2/catch.hpp>
 #include <fmt/format.h>
 
@@ -253,6 +255,66 @@ TEST_CASE("reuse: contents that were collected are built again", "[build]") {
   const auto back = daemon.complete(sharing(request_for(world.alice, "x")));
   CHECK(daemon.executor.runs().size() >= 2);
   CHECK(back->ended());
+}
+
+TEST_CASE("reuse: what is only its account's word crosses to no other account", "[build]") {
+  World world;
+  Daemon daemon(world, counting());
+  const bool of_alice = GENERATE(true, false);
+  auto alice = sharing(request_for(world.alice, "x"));
+  alice.proven = of_alice;
+  auto bob = sharing(request_for(world.bob, "x"));
+  bob.proven = !of_alice;
+  daemon.complete(alice);
+  CHECK(daemon.complete(bob)->result().status == BuildStatus::Built);
+  CHECK(daemon.contents(world.bob, path_named("x")) == "made 2");
+  // The account itself uses it, as long as the contents are somebody's.
+  daemon.add(world.alice, "kept", "made 1");
+  const auto path = path_named("x");
+  world.db->remove_paths(world.alice, {&path, 1});
+  CHECK(daemon.complete(alice)->result().status == BuildStatus::AlreadyValid);
+  CHECK(daemon.contents(world.alice, path) == "made 1");
+}
+
+TEST_CASE("reuse: only what follows from its derivation is signed", "[build]") {
+  World world;
+  Daemon daemon(world, counting());
+  const auto signatures_of = [&](const model::StorePath& path) {
+    return world.db->path_info(world.alice, path)->signatures;
+  };
+  auto word = request_for(world.alice, "word");
+  word.proven = false;
+  daemon.complete(word);
+  CHECK(signatures_of(path_named("word")).empty());
+  daemon.complete(request_for(world.alice, "proven"));
+  CHECK(signatures_of(path_named("proven")).size() == 1);
+
+  auto floating = request_for(world.alice, "f");
+  floating.derivation.outputs["out"] = {{}, "r:sha256", {}};
+  floating.proven = GENERATE(true, false);
+  const auto made = daemon.complete(floating)->result().outputs.at("out").path;
+  const auto hash = model::realisation_hashes(model::StoreDir(), floating.derivation).at("out");
+  const auto realisation = world.db->realisation(world.alice, {model::hash_hex(hash), "out"});
+  REQUIRE(realisation);
+  CHECK(realisation->path == made);
+  CHECK(realisation->signatures.empty() != floating.proven);
+}
+
+TEST_CASE("reuse: who joins with a proof proves the build for all", "[build]") {
+  World world;
+  Daemon daemon(world, [](const sandbox::ExecutionPlan&) {
+    FakeBuild build;
+    build.before_exit = 200ms;
+    build.nars.push_back(nar_of_file("made"));
+    return build;
+  });
+  auto word = request_for(world.alice, "x");
+  word.proven = false;
+  const auto first = daemon.ask(word);
+  const auto second = daemon.ask(request_for(world.alice, "x"));
+  REQUIRE(eventually([&] { return first->ended() && second->ended(); }));
+  CHECK(daemon.executor.runs().size() == 1);
+  CHECK(world.db->path_info(world.alice, path_named("x"))->signatures.size() == 1);
 }
 
 } // namespace reuse_test

@@ -78,11 +78,11 @@ TEST_CASE("questions ahead: independent ones are looked up together and told in 
   }
   client.send(all);
   const auto first = client.answer(questions[0]);
-  CHECK(reply_of<worker::OutputMapReply>(first).outputs.at("out") == path_named("one"));
+  CHECK(reply_of<worker::OutputMapReply>(first).outputs.at("out") == output_of(one));
   CHECK(reply_of<worker::NumberReply>(client.answer(questions[1])).value == 1);
   CHECK(client.answer(questions[2]).failure);
   const auto second = client.answer(questions[3]);
-  CHECK(reply_of<worker::OutputMapReply>(second).outputs.at("out") == path_named("two"));
+  CHECK(reply_of<worker::OutputMapReply>(second).outputs.at("out") == output_of(two));
   CHECK(reply_of<worker::NumberReply>(client.answer(questions[4])).value == 0);
   CHECK(meeting->met);
   CHECK(client.end() == 0);

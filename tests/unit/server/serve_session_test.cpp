@@ -369,9 +369,19 @@ TEST_CASE("serve session: each way a build can fail has Nix's status and names t
          auto& output = r.derivation.outputs["out"];
          output.method_algorithm = "sha256";
          output.hash = std::string(64, '0');
+         output.path = model::make_content_addressed_path(
+             model::StoreDir(), "made", output.fixed_address(), {}, false);
        },
        model::BuildStatus::OutputRejected,
        "hash mismatch in fixed-output derivation"},
+      {nothing,
+       [](auto& r) {
+         auto& output = r.derivation.outputs["out"];
+         output.method_algorithm = "sha256";
+         output.hash = std::string(64, '0');
+       },
+       model::BuildStatus::InputRejected,
+       "has incorrect output path"},
       {[](auto& b) { b.before_exit = std::chrono::seconds(30); },
        [](auto& r) { r.options.timeout = std::chrono::seconds(1); },
        model::BuildStatus::TimedOut,

@@ -253,24 +253,65 @@ file_by(std::string_view name, Method method, HashAlgorithm algorithm = HashAlgo
   return {std::string(name), {method, algorithm}, {}, false};
 }
 
-/// A derivation that makes one file, put into the store by the client.
-inline model::StorePath
-add_derivation(Client& client, std::string_view name, const model::StorePaths& inputs) {
+/// Those of add_derivation.
+inline std::map<model::StorePath, model::Derivation>& added_derivations() {
+  static std::map<model::StorePath, model::Derivation> all;
+  return all;
+}
+
+inline model::HashModulo hash_of_added(const model::StorePath& path) {
+  return model::hash_modulo(model::StoreDir(), added_derivations().at(path), false, hash_of_added);
+}
+
+/// Fills in the outputs that follow from the derivation, which is one of input-addressed outputs.
+inline void complete(std::string_view name, model::Derivation& derivation) {
+  const model::StoreDir dir;
+  for (auto& [output, made] : derivation.outputs) {
+    made.path.reset();
+    derivation.environment[output].clear();
+  }
+  for (auto& [output, path] : model::input_addressed_paths(dir, name, derivation, hash_of_added)) {
+    derivation.environment[output] = dir.print(path);
+    derivation.outputs[output].path = path;
+  }
+}
+
+inline worker::AddTextToStore text_of(std::string_view name, const model::Derivation& derivation) {
+  worker::AddTextToStore request{std::string(name) + ".drv",
+                                 model::print_derivation(model::StoreDir(), derivation),
+                                 derivation.input_sources};
+  for (const auto& [input, outputs] : derivation.input_derivations) {
+    request.references.push_back(input);
+  }
+  model::sort_unique(request.references);
+  return request;
+}
+
+/// A derivation of one output, made from those of others.
+inline model::Derivation derivation_of(std::string_view name, const model::StorePaths& inputs) {
   model::Derivation derivation;
-  model::DerivationOutput output;
-  output.path = path_named(name);
-  derivation.outputs["out"] = output;
+  derivation.outputs["out"] = {};
   derivation.platform = "x86_64-linux";
   derivation.builder = "/bin/sh";
   derivation.environment["name"] = std::string(name);
   for (const auto& input : inputs) {
     derivation.input_derivations[input] = {"out"};
   }
-  const model::StoreDir dir;
-  worker::AddTextToStore request{
-      std::string(name) + ".drv", model::print_derivation(dir, derivation), inputs};
-  model::sort_unique(request.references);
-  return reply_of<worker::PathReply>(client.ask(request)).path;
+  return derivation;
+}
+
+/// A derivation that makes one file, put into the store by the client.
+inline model::StorePath
+add_derivation(Client& client, std::string_view name, const model::StorePaths& inputs) {
+  auto derivation = derivation_of(name, inputs);
+  complete(name, derivation);
+  const auto path = reply_of<worker::PathReply>(client.ask(text_of(name, derivation))).path;
+  added_derivations().insert_or_assign(path, std::move(derivation));
+  return path;
+}
+
+inline model::StorePath output_of(const model::StorePath& derivation) {
+  return added_derivations().at(derivation).outputs.at("out").path.value();
 }
 
 inline protocol::DerivedPath all_of(const model::StorePath& derivation) {

@@ -193,7 +193,7 @@ TEST_CASE("worker import: derivations that make a path are known before it is th
   client.hello();
   const auto derivation = add_derivation(client, "made", {});
   add_derivation(client, "made-2", {});
-  const worker::QueryValidDerivers makers{path_named("made")};
+  const worker::QueryValidDerivers makers{output_of(derivation)};
   CHECK(reply_of<worker::PathsReply>(client.ask(makers)).paths == model::StorePaths{derivation});
   const worker::QueryValidDerivers nobody{path_named("made-2-dev")};
   CHECK(reply_of<worker::PathsReply>(client.ask(nobody)).paths.empty());

@@ -214,40 +214,45 @@ TEST_CASE("worker inside: a derivation that a builder has written gets it nothin
   Inside world;
   auto& client = *world.client;
   const auto build = [&](const model::Derivation& derivation, const model::StorePaths& references) {
-    const worker::AddTextToStore text{
-        "evil.drv", model::print_derivation(model::StoreDir(), derivation), references};
-    const auto path = reply_of<worker::PathReply>(client.ask(text)).path;
+    auto text = text_of("evil", derivation);
+    text.references = references;
+    const auto added = client.ask(text);
+    if (added.failure) {
+      return *added.failure;
+    }
+    const auto path = reply_of<worker::PathReply>(added).path;
     const protocol::DerivedPath target{path, protocol::DerivedPath::Wants::AllOutputs, {}};
     const auto said = world.refusal(worker::QueryMissing{{target}});
     CHECK(world.refusal(worker::BuildPaths{{target}}) == said);
     return said;
   };
-  model::Derivation evil;
-  evil.platform = "x86_64-linux";
-  evil.builder = "/bin/sh";
-  evil.environment["out"] = "";
-  evil.outputs["out"] = {};
-  const auto no_inputs = [](const model::StorePath&) {
-    return model::HashModulo();
-  };
-  const auto complete = [&] {
-    const auto paths = model::input_addressed_paths(model::StoreDir(), "evil", evil, no_inputs);
-    evil.outputs["out"].path = paths.at("out");
-    evil.environment["out"] = model::StoreDir().print(paths.at("out"));
-  };
-  evil.outputs["out"].path = path_named("evil");
-  complete();
+  auto evil = derivation_of("evil", {});
+  complete("evil", evil);
   CHECK(build(evil, {}) == "done");
   // An input that the file does not refer to.
   evil.input_sources = {world.secret.path};
-  complete();
+  complete("evil", evil);
   CHECK(build(evil, {}).find("secret' is not valid") != std::string::npos);
   // An output that is somebody's already.
   evil.input_sources = {};
-  complete();
+  complete("evil", evil);
   evil.outputs["out"].path = world.secret.path;
   evil.environment["out"] = model::StoreDir().print(world.secret.path);
-  CHECK(build(evil, {}).find("and would be") != std::string::npos);
+  CHECK(build(evil, {}).find("should be") != std::string::npos);
+  // A derivation that the builder does not know: whether it is there makes no difference.
+  world.server.inside.reset();
+  Client outside(world.server);
+  outside.hello();
+  const auto hidden = add_derivation(outside, "hidden", {});
+  CHECK(outside.end() == 0);
+  auto curious = derivation_of("evil", {hidden});
+  curious.outputs["out"].path = path_named("guess");
+  const auto known = client.ask([&] {
+    auto text = text_of("evil", curious);
+    text.references.clear();
+    return text;
+  }());
+  CHECK_FALSE(known.failure);
   for (const auto& name : world.machine->names) {
     CHECK(name.find("secret") == std::string::npos);
   }
