@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import conftest
+import paper
 import peers
 import pytest
 from conftest import SERVER
@@ -108,3 +109,63 @@ def test_a_missing_permission_is_all_that_is_said(bench):
         assert "unexpected end-of-file" not in done.stderr and "Broken pipe" not in done.stderr, done.stderr
     finally:
         subprocess.run([*set_permissions, "store:read,store:write,build:read,build:write,account:write"], check=True)
+
+
+def build_with(b, small, features, told=None):
+    """A build by hook that needs these features."""
+    line = b.server.builders(8, features=",".join(told or features), scheme=b.scheme)
+    words = small.arguments(b.tag, more={"requiredSystemFeatures": features})
+    return b.client.run("nix-build", *words, "--no-out-link", "-j0", "--builders", line, check=False)
+
+
+def test_features_that_every_machine_has(bench, small):
+    done = build_with(bench, small, ["ca-derivations", "nixos-test", "big-parallel"])
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_feature_that_is_not_offered_is_named_alone(bench, small):
+    done = build_with(bench, small, ["big-parallel", "kvm"])
+    assert done.returncode != 0
+    assert "does not offer the system feature 'kvm'" in done.stderr, done.stderr
+
+
+def test_a_draining_server_sends_clients_on(bench, small, scratch):
+    """To the next machine of the list, which only an end before the greeting makes them do."""
+    other = paper.Paper(scratch, cpus=2)
+    conftest.import_kernel(other.state)
+    program = scratch / "other"
+    words = " ".join(str(word) for word in other.command("nixbuild-serve"))
+    program.write_text(f'#!/bin/sh\nexec {words} "$@"\n')
+    program.chmod(0o755)
+    first, rest = bench.server.builders(8, scheme=bench.scheme).split(" 8 1 ", 1)
+    lines = f"{first} 8 9 {rest} ; {bench.scheme}://localhost?remote-program={program} x86_64-linux - 1 1"
+    assert "new sessions go elsewhere" in bench.server.nixbuild("drain", "--refuse")
+    try:
+        done = bench.hook("one", builders=lines, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "takes no new work" in done.stderr
+        assert [build["status"] for build in other.ask("builds")] == ["Built"]
+        assert bench.server.ssh("nixbuild", "builds").returncode == 0
+    finally:
+        bench.server.nixbuild("undrain")
+        other.end()
+    bench.tag += "-again"
+    assert bench.hook("one").returncode == 0
+
+
+def test_another_store_is_refused(bench):
+    """?remote-store=… names a store that is not there: nothing may land in the account's own."""
+    path = bench.local()
+    done = bench.client.run("nix", "copy", "--to", f"{bench.remote}?remote-store=/elsewhere", path, check=False)
+    assert done.returncode != 0
+    assert "another store cannot be chosen here" in done.stderr
+    assert bench.client.run("nix", "path-info", "--store", bench.remote, path, check=False).returncode != 0
+
+
+def test_what_is_no_builder_s_is_refused_in_one_line(paper_server):
+    for words in ("nix-env -p /nix/var/nix/profiles/system --set /nix/store/x", "readlink -f /x", "nix-store -q --references /x"):
+        done = paper_server.ssh(*words.split())
+        assert done.returncode == 2 and not done.stdout
+        said = done.stderr.decode()
+        assert said.startswith(f"error: '{words}' cannot be run here") and said.count("\n") == 1, said
+        assert "authorized_keys" not in said
