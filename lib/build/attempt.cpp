@@ -310,10 +310,10 @@ aio::Task<void> Attempt::keep_machine(const model::BuildResult& result) {
   watch_->execution = nullptr;
   std::string line =
       parts_.kept->keep(record_.account, record_.id, execution_)
-          ? fmt::format(
-                "the machine is kept for {} minutes; to look around in it: nixbuild shell {}",
-                parts_.kept->settings().time.count(),
-                record_.id)
+          ? fmt::format("the machine is kept for {} minutes; to look around in it: ssh -t HOST "
+                        "nixbuild shell {}",
+                        parts_.kept->settings().time.count(),
+                        record_.id)
           : std::string("the machine is not kept: somebody is in each of those that are");
   try {
     co_await say(std::move(line));

@@ -71,6 +71,7 @@ private:
   aio::Task<void> start();
   aio::Task<void> watch();
   aio::Task<sandbox::GuestExit> follow();
+  aio::Task<void> settle_unexecuted();
   aio::Task<void> converse(sandbox::StoreConversation begun);
 
   aio::Task<void> take_log(std::string bytes);
@@ -84,6 +85,8 @@ private:
   [[nodiscard]] store::ImportRequest output_import(std::size_t index) const;
   aio::Task<void> read_output(std::size_t index, const std::function<void(ByteView)>& take);
   aio::Task<model::PathInfo> collect_output(std::size_t index);
+  aio::Task<void>
+  keep_misnamed(store::Import& import, std::string_view name, const model::ContentAddress& address);
   aio::Task<void> collect_made();
   struct NewNames;
   /// Outputs whose paths are made of their contents; those that are not taken yet are absent.

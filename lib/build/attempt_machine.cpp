@@ -164,6 +164,7 @@ aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
     if (watch_->reason != Stop::None) {
       throw_stopped();
     }
+    co_await settle_unexecuted();
     builder_ended_ = exit_.end != sandbox::GuestEnd::SetupFailed;
     record_.disk_bytes = exit_.disk_bytes;
     // More memory is no cure for a full disk, and twice the memory is given once: who needs more
@@ -204,6 +205,21 @@ aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
     lost_why_ = fmt::format("it did not answer for {} seconds", settings_.lost_after.count());
   }
   co_return Round::Lost;
+}
+
+/// A builder that is no program of the machine's fails by itself, as for Nix: the reason is in the
+/// log.
+aio::Task<void> Attempt::settle_unexecuted() {
+  const bool unexecuted =
+      exit_.end == sandbox::GuestEnd::SetupFailed &&
+      exit_.message.starts_with(fmt::format("executing '{}'", request_.derivation.builder));
+  if (!unexecuted) {
+    co_return;
+  }
+  std::string reason = fmt::format("{}error: {}\n", fresh_line_ ? "" : "\n", exit_.message);
+  co_await take_log(std::move(reason));
+  exit_.end = sandbox::GuestEnd::Exited;
+  exit_.code = 1;
 }
 
 /// Gives a client of the builder's to whoever serves it.

@@ -230,8 +230,7 @@ aio::Task<void> Attempt::choose_accelerator() {
   if (record_.attempt > 0) {
     co_return; // said with the first one
   }
-  std::string notice = "no usable KVM: building under software emulation, which is slow and no "
-                       "security boundary";
+  std::string notice(kEmulationNotice);
   co_await say(std::move(notice));
 }
 

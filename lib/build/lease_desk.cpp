@@ -36,6 +36,7 @@ struct LeaseDeskState {
   const Clock& clock;
   LeaseDesk::Learn learn;
   mutable std::mutex mutex;
+  bool refuses = false;
   scheduler::Scheduler queue;
   std::map<scheduler::BuildId, std::shared_ptr<Waiting>> waiting;
 
@@ -306,11 +307,24 @@ void LeaseDesk::set_health(const std::string& node, const scheduler::NodeHealth&
   });
 }
 
-void LeaseDesk::drain() {
+void LeaseDesk::drain(bool refuse) {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->refuses = refuse;
+  }
   state_->drive([](scheduler::Scheduler& scheduler, MonotonicTime now) { scheduler.drain(now); });
 }
 
+bool LeaseDesk::refuses() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->refuses;
+}
+
 void LeaseDesk::resume() {
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->refuses = false;
+  }
   state_->drive([](scheduler::Scheduler& scheduler, MonotonicTime now) { scheduler.resume(now); });
 }
 

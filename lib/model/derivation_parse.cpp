@@ -10,6 +10,10 @@
 ///     outputs    := "[" ( "(" name "," path "," method "," hash ")" ),* "]"
 ///     inputs     := "[" ( "(" path "," names ")" ),* "]"
 ///     env        := "[" ( "(" string "," string ")" ),* "]"
+///
+/// Lists that stand for sets and maps may come in any order, as for Nix; duplicates are refused,
+/// and so is everything behind the text but line feeds. What is made of the value (hashes modulo)
+/// is printed in order; the path of the file itself is made of its bytes.
 namespace nixbuild::model {
 
 namespace {
@@ -41,7 +45,7 @@ public:
     expect(",");
     environment(out);
     expect(")");
-    if (offset_ != text_.size()) {
+    if (text_.find_first_not_of('\n', offset_) != std::string_view::npos) {
       syntax("the end of the text");
     }
     return out;
@@ -54,11 +58,13 @@ private:
                 fmt::format("derivation: expected {} at offset {}", expected, offset_));
   }
 
-  [[noreturn]] void order(std::string_view what) const {
-    throw Error(
-        Reaction::Reject,
-        "derivation.order",
-        fmt::format("derivation: {} are not sorted and unique before offset {}", what, offset_));
+  /// `fresh`: what was just read is not there a second time.
+  void expect_unique(bool fresh, std::string_view what) const {
+    if (!fresh) {
+      throw Error(Reaction::Reject,
+                  "derivation.duplicate",
+                  fmt::format("derivation: {} are not unique before offset {}", what, offset_));
+    }
   }
 
   [[nodiscard]] bool accept(std::string_view token) {
@@ -154,10 +160,7 @@ private:
       output.hash = string();
       expect(")");
       static_cast<void>(output.kind());
-      if (!out.outputs.empty() && out.outputs.rbegin()->first >= name) {
-        order("outputs");
-      }
-      out.outputs.emplace_hint(out.outputs.end(), std::move(name), std::move(output));
+      expect_unique(out.outputs.emplace(std::move(name), std::move(output)).second, "outputs");
     });
   }
 
@@ -168,29 +171,19 @@ private:
       expect(",");
       std::set<std::string> names;
       list([&] {
-        std::string name = output_name();
-        if (!names.empty() && *names.rbegin() >= name) {
-          order("the outputs of an input derivation");
-        }
-        names.insert(names.end(), std::move(name));
+        expect_unique(names.insert(output_name()).second, "the outputs of an input derivation");
       });
       expect(")");
-      auto& inputs = out.input_derivations;
-      if (!inputs.empty() && inputs.rbegin()->first >= input) {
-        order("input derivations");
-      }
-      inputs.emplace_hint(inputs.end(), std::move(input), std::move(names));
+      expect_unique(out.input_derivations.emplace(std::move(input), std::move(names)).second,
+                    "input derivations");
     });
   }
 
   void input_sources(Derivation& out) {
-    list([&] {
-      StorePath source = path();
-      if (!out.input_sources.empty() && out.input_sources.back() >= source) {
-        order("input sources");
-      }
-      out.input_sources.push_back(std::move(source));
-    });
+    list([&] { out.input_sources.push_back(path()); });
+    const auto given = out.input_sources.size();
+    sort_unique(out.input_sources);
+    expect_unique(out.input_sources.size() == given, "input sources");
   }
 
   void environment(Derivation& out) {
@@ -200,10 +193,8 @@ private:
       expect(",");
       std::string value = string();
       expect(")");
-      if (!out.environment.empty() && out.environment.rbegin()->first >= key) {
-        order("environment variables");
-      }
-      out.environment.emplace_hint(out.environment.end(), std::move(key), std::move(value));
+      expect_unique(out.environment.emplace(std::move(key), std::move(value)).second,
+                    "environment variables");
     });
   }
 

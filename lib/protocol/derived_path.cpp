@@ -38,6 +38,25 @@ std::vector<std::string> parse_outputs(std::string_view text, std::string_view n
   }
 }
 
+/// `out!out,dev`: all but the last are single names.
+std::vector<std::string>
+parse_steps(std::string_view text, std::string_view names, DerivedPathForm form) {
+  std::vector<std::string> steps;
+  for (auto mark = names.find('!'); mark != std::string_view::npos; mark = names.find('!')) {
+    const auto step = names.substr(0, mark);
+    if (!model::valid_output_name(step)) {
+      reject(text, "names an output that cannot be");
+    }
+    steps.emplace_back(step);
+    names.remove_prefix(mark + 1);
+  }
+  if (form != DerivedPathForm::Marked || names != "*") {
+    static_cast<void>(parse_outputs(text, names));
+  }
+  steps.emplace_back(names);
+  return steps;
+}
+
 } // namespace
 
 DerivedPath
@@ -55,7 +74,9 @@ parse_derived_path(const model::StoreDir& dir, std::string_view text, DerivedPat
     reject(text, "wants outputs of what is no derivation");
   }
   if (names.find('!') != std::string_view::npos) {
-    reject(text, "wants outputs of an output");
+    out.wants = DerivedPath::Wants::Nested;
+    out.outputs = parse_steps(text, names, form);
+    return out;
   }
   if (form == DerivedPathForm::Marked && names == "*") {
     out.wants = DerivedPath::Wants::AllOutputs;
@@ -76,6 +97,11 @@ std::string print(const model::StoreDir& dir, const DerivedPath& path, DerivedPa
     break;
   case DerivedPath::Wants::AllOutputs:
     out += form == DerivedPathForm::Marked ? "!*" : "";
+    break;
+  case DerivedPath::Wants::Nested:
+    for (const auto& step : path.outputs) {
+      out += '!' + step;
+    }
     break;
   case DerivedPath::Wants::Outputs:
     for (std::size_t i = 0; i < path.outputs.size(); ++i) {

@@ -51,6 +51,11 @@ bool builds_nothing(const Request& request) noexcept {
 } // namespace
 
 Permission permission_of(const Request& request) noexcept {
+  const auto* garbage = std::get_if<CollectGarbage>(&request);
+  if (garbage != nullptr &&
+      (garbage->action == GcAction::ReturnLive || garbage->action == GcAction::ReturnDead)) {
+    return Permission::StoreRead; // only tells
+  }
   return builds_nothing<BuildPaths>(request) || builds_nothing<BuildPathsWithResults>(request)
              ? Permission::StoreRead
              : kOperations[request.index()].permission;

@@ -7,6 +7,9 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <iterator>
+#include <optional>
+#include <vector>
 
 namespace nixbuild::scheduler {
 
@@ -158,7 +161,7 @@ std::optional<Objection> Scheduler::State::fit_nodes(Build& build) {
 
 Objection Scheduler::State::unplaceable(const Build& build) const {
   std::set<std::string> platforms;
-  std::set<std::string> features;
+  std::optional<std::vector<std::string>> lacking; // on the node that lacks least
   unsigned cpus = 0;
   std::uint64_t memory = 0;
   bool offered = false;
@@ -169,7 +172,15 @@ Objection Scheduler::State::unplaceable(const Build& build) const {
     }
     platforms.insert(node.spec.platforms.begin(), node.spec.platforms.end());
     if (builds_for(node.spec.platforms, build.needs->platform)) {
-      features.insert(node.spec.features.begin(), node.spec.features.end());
+      std::vector<std::string> here;
+      std::set_difference(build.needs->features.begin(),
+                          build.needs->features.end(),
+                          node.spec.features.begin(),
+                          node.spec.features.end(),
+                          std::back_inserter(here));
+      if (!lacking || here.size() < lacking->size()) {
+        lacking = std::move(here);
+      }
     }
     if (build.needs->offered[rooms[i].kind] != 0) {
       offered = true;
@@ -184,11 +195,12 @@ Objection Scheduler::State::unplaceable(const Build& build) const {
                         fmt::join(platforms, ", "))};
   }
   if (!offered) {
-    return {"scheduler.features",
-            fmt::format("system features {{{}}} are required but no node offers all of them; this "
-                        "builder offers {{{}}}",
-                        fmt::join(build.needs->features, ", "),
-                        fmt::join(features, ", "))};
+    return {
+        "scheduler.features",
+        lacking->size() == 1
+            ? fmt::format("this builder does not offer the system feature '{}'", lacking->front())
+            : fmt::format("this builder does not offer the system features '{}'",
+                          fmt::join(*lacking, "', '"))};
   }
   return {"scheduler.too-big",
           fmt::format("at least {} cpus and {} MiB are needed; nodes have up to {} cpus and {} MiB",

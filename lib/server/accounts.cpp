@@ -78,15 +78,15 @@ Identity AccountDesk::identify(const Handoff& handoff) {
                             handoff.account));
   }
   if (key->expires_at != 0 && key->expires_at <= now()) {
-    throw Error(Reaction::Denied,
-                "key.expired",
-                fmt::format("key {} ({}) of the account '{}' expired at {}; nixbuild key set {} "
-                            "--expires DATE makes it valid again",
-                            key->id,
-                            printable(key->name),
-                            handoff.account,
-                            iso_time(key->expires_at),
-                            key->id));
+    throw Error(
+        Reaction::Denied,
+        "key.expired",
+        fmt::format("your key ({}) for the account '{}' expired at {}; who runs this builder "
+                    "can make key {} valid again",
+                    printable(key->name),
+                    handoff.account,
+                    iso_time(key->expires_at),
+                    key->id));
   }
   identity.key = key->id;
   identity.key_name = key->name;

@@ -10,9 +10,10 @@ namespace worker = protocol::worker;
 ActivityLog::ActivityLog(std::shared_ptr<SharedWriter> out,
                          worker::Peer peer,
                          std::shared_ptr<std::uint64_t> last_id,
-                         std::string derivation)
+                         std::string derivation,
+                         std::size_t tail_lines)
     : out_(std::move(out)), peer_(std::move(peer)), last_id_(std::move(last_id)),
-      derivation_(std::move(derivation)) {}
+      derivation_(std::move(derivation)), tail_(tail_lines) {}
 
 void ActivityLog::say(const worker::LogMessage& message) {
   worker::write_log(gathered_, peer_, message);
@@ -41,6 +42,7 @@ aio::Task<void> ActivityLog::begin() {
 void ActivityLog::say_line(std::string line) {
   const auto control = parse_control_line(line);
   if (!control) {
+    tail_.add(line);
     say(worker::ActivityResult{id_, worker::ResultType::BuildLogLine, {std::move(line)}});
   } else if (const auto* phase = std::get_if<PhaseBegun>(&*control)) {
     say(worker::ActivityResult{id_, worker::ResultType::SetPhase, {phase->phase}});
@@ -63,6 +65,15 @@ aio::Task<void> ActivityLog::end(const model::BuildResult&) {
   };
   lines_.finish(take);
   say(worker::StopActivity{id_});
+  co_await send();
+}
+
+std::string ActivityLog::explanation(std::string_view derivation) const {
+  return tail_.text(derivation);
+}
+
+aio::Task<void> ActivityLog::say_failure(std::string text) {
+  say(worker::LogText{"error: " + text + "\n"});
   co_await send();
 }
 

@@ -159,9 +159,12 @@ std::vector<CommandSpec> service_commands() {
       {"drain",
        "",
        "start no more builds",
-       "Builds that run go on to their end; new ones wait. Queries and uploads are served. Until\n"
-       "`nixbuild undrain` or the daemon's end.",
-       {{"--wait", "", "return when nothing runs any more"}},
+       "Builds that run go on to their end; new ones wait. Queries and uploads are served. With\n"
+       "--refuse new sessions end before they begin, so that clients with other machines in\n"
+       "their list build there; those that are open go on. Until `nixbuild undrain` or the\n"
+       "daemon's end.",
+       {{"--refuse", "", "send new sessions away"},
+        {"--wait", "", "return when nothing runs any more"}},
        0,
        0,
        CommandPlace::Daemon,

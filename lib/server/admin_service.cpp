@@ -140,7 +140,8 @@ AdminAnswer show_usage_of_accounts(const AdminCall& call) {
 
 aio::Task<int> drain_builds(AdminCall& call) {
   auto& leases = leases_of(call);
-  leases.drain();
+  const bool refuse = call.command.has("--refuse");
+  leases.drain(refuse);
   if (call.command.has("--wait")) {
     asio::steady_timer timer(co_await asio::this_coro::executor);
     while (leases.counts().running > 0) {
@@ -151,7 +152,8 @@ aio::Task<int> drain_builds(AdminCall& call) {
   }
   const auto counts = leases.counts();
   co_await write_text(*call.out,
-                      fmt::format("no more builds are started; {} run, {} wait\n",
+                      fmt::format("no more builds are started{}; {} run, {} wait\n",
+                                  refuse ? ", new sessions go elsewhere" : "",
                                   counts.running,
                                   counts.builds - counts.running));
   co_return 0;

@@ -26,6 +26,14 @@ public:
 
   BuildGraph load(std::span<const protocol::DerivedPath> wanted) {
     for (const auto& target : wanted) {
+      if (target.wants == protocol::DerivedPath::Wants::Nested) {
+        throw Error(
+            Reaction::Unsupported,
+            "build.nested",
+            fmt::format("'{}' is an output of an output: derivations that builders make "
+                        "(dynamic derivations) are not offered",
+                        protocol::print(store_.dir(), target, protocol::DerivedPathForm::Marked)));
+      }
       if (target.wants != protocol::DerivedPath::Wants::Path) {
         todo_.push_back({target.path, {target.outputs.begin(), target.outputs.end()}, check_});
       } else if (is_valid(store_, account_, target.path)) {

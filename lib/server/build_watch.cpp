@@ -1,6 +1,7 @@
 #include "build_watch.hpp"
 
 #include "session_times.hpp"
+#include "told_log.hpp"
 
 #include <nixbuild/base/error.hpp>
 
@@ -92,6 +93,7 @@ aio::Task<model::BuildResult> follow_build(const SessionParts& parts,
                                            build::Attachment attachment,
                                            LogListener& listener) {
   auto& feed = attachment.feed();
+  LogHead head(asker.emulation_told);
   std::uint64_t offset = 0;
   for (;;) {
     expect_wanted(asker.client, asker.stop);
@@ -106,13 +108,18 @@ aio::Task<model::BuildResult> follow_build(const SessionParts& parts,
     }
     offset += piece.bytes.size();
     if (!piece.bytes.empty()) {
-      co_await listener.take_log(std::move(piece.bytes));
+      // A builder's client is shown it in a log that has a number already.
+      const auto number = asker.caller.inside != nullptr ? 0 : attachment.number();
+      std::string shown = head.take(number, std::move(piece.bytes));
+      co_await listener.take_log(std::move(shown));
     } else if (piece.closed) {
       break;
     } else {
       co_await feed.event().wait(piece.count, kLookUp);
     }
   }
+  std::string held = head.finish();
+  co_await listener.take_log(std::move(held));
   auto result = co_await attachment.result();
   // While the attachment still keeps them.
   for (const auto& [name, output] : result.outputs) {

@@ -45,6 +45,8 @@ struct BuildAsker {
   store::Lease& lease;
   const HangUpWatch& client;
   const bool& stop;
+  /// Its session has been told that builders run under emulation (LogHead).
+  std::shared_ptr<bool> emulation_told;
 };
 
 /// Follows a build to its end: hands its log to `listener` from the first line on and returns its

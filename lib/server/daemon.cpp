@@ -399,6 +399,12 @@ aio::Task<int> Daemon::State::run_session(ReceivedHandoff received) {
   if (handoff.kind == HandoffKind::Admin) {
     co_return co_await run_admin_command(parts, std::move(handoff), in, out, err);
   }
+  if (leases.refuses()) {
+    // Before the greeting is the one moment when a client goes on to its next machine.
+    std::string line = "error: this builder takes no new work: it is being stopped or drained\n";
+    co_await err->write_all(bytes_of(line), std::chrono::seconds(2));
+    co_return exit_code_of(Reaction::Busy);
+  }
   auto identify = [this, &handoff] {
     return caller_of(handoff);
   };
@@ -494,7 +500,7 @@ aio::Task<void> Daemon::State::forget_what_is_old() {
 /// Lets what runs end, for as long as the configuration says; what waits is left to the next
 /// daemon.
 aio::Task<void> Daemon::State::stop_on_signal() {
-  leases.drain();
+  leases.drain(settings.config.stop_wait.count() > 0);
   asio::steady_timer timer(io);
   const auto deadline = clock.monotonic() + settings.config.stop_wait;
   if (const auto running = leases.counts().running; running > 0) {

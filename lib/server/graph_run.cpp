@@ -32,7 +32,8 @@ struct GraphRun {
            BuildGraph g)
       : parts(p), caller(std::move(whose)), lease(p.store.lease(caller.account)),
         order(std::move(o)), client(std::move(c)), graph(std::move(g)),
-        waiting_for(graph.nodes.size()), results(graph.nodes.size()) {}
+        waiting_for(graph.nodes.size()), results(graph.nodes.size()), asked_for(graph.nodes.size()),
+        explanations(graph.nodes.size()) {}
 
   const SessionParts& parts;
   SessionCaller caller;
@@ -42,6 +43,8 @@ struct GraphRun {
   BuildGraph graph;
   std::vector<std::size_t> waiting_for; ///< inputs that are not done
   std::vector<std::optional<model::BuildResult>> results;
+  std::vector<bool> asked_for;           ///< targets: their results are told
+  std::vector<std::string> explanations; ///< of targets that failed; each is told once
   std::priority_queue<std::pair<std::size_t, std::size_t>> ready; ///< (height, node)
   std::size_t running = 0;
   bool stop = false;
@@ -176,15 +179,33 @@ void register_outputs(const GraphRun& run, std::size_t index, const model::Build
   run.parts.store.db().register_realisations(run.caller.account, made);
 }
 
+/// A failure tells its last lines once: in the error of its target, else as soon as it is there.
+aio::Task<void> explain(std::shared_ptr<GraphRun> run,
+                        std::size_t index,
+                        std::string recorded,
+                        BuildListener& listener,
+                        const model::BuildResult& result) {
+  std::string text = listener.explanation(recorded);
+  if (run->asked_for[index]) {
+    run->explanations[index] = std::move(text);
+  } else if (!text.empty()) {
+    co_await listener.say_failure(result.error + text);
+  }
+}
+
 aio::Task<void> build_one(std::shared_ptr<GraphRun> run, std::size_t index) {
   const auto listener = run->order.listen(run->graph.nodes[index].path);
   co_await listener->begin();
   auto wanted = run->request_for(index);
+  std::string recorded = run->caller.inside != nullptr
+                             ? std::string()
+                             : run->parts.store.dir().print(wanted.derivation_path);
   auto attachment = co_await run->parts.builds.ask(std::move(wanted));
   model::BuildResult result;
   std::exception_ptr failure;
   try {
-    const BuildAsker asker{run->caller, run->lease, *run->client, run->stop};
+    const BuildAsker asker{
+        run->caller, run->lease, *run->client, run->stop, run->order.emulation_told};
     result = co_await follow_build(run->parts, asker, std::move(attachment), *listener);
     auto work = [&run, index, &result] {
       register_outputs(*run, index, result);
@@ -196,12 +217,25 @@ aio::Task<void> build_one(std::shared_ptr<GraphRun> run, std::size_t index) {
   }
   if (!run->client->gone()) {
     co_await listener->end(result);
+    if (!failure && !model::is_success(result.status)) {
+      co_await explain(run, index, std::move(recorded), *listener, result);
+    }
   }
   if (failure) {
     std::rethrow_exception(failure);
   }
   run->settle(index, std::move(result));
 }
+
+} // namespace
+
+Error builds_nothing() {
+  return Error(Reaction::Reject,
+               "worker.max-jobs",
+               "unable to start any build: the client's option 'max-jobs' is 0");
+}
+
+namespace {
 
 void start(const std::shared_ptr<GraphRun>& run, std::size_t index, asio::any_io_executor strand) {
   ++run->running;
@@ -223,6 +257,9 @@ void start_ready(const std::shared_ptr<GraphRun>& run, const asio::any_io_execut
     run->ready.pop();
     if (auto result = run->without_building(index)) {
       run->settle(index, std::move(*result));
+    } else if (!run->order.may_build) {
+      run->failure = std::make_exception_ptr(builds_nothing());
+      run->stop = true;
     } else {
       start(run, index, strand);
     }
@@ -321,6 +358,12 @@ aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
   lease_graph(graph, lease);
   auto run = std::make_shared<GraphRun>(
       parts, caller, std::move(order), std::move(client), std::move(graph));
+  for (const auto& target : targets) {
+    const auto place = run->graph.places.find(target.path);
+    if (place != run->graph.places.end()) {
+      run->asked_for[place->second] = true;
+    }
+  }
   run->begin();
   try {
     for (;;) {
@@ -344,6 +387,10 @@ aio::Task<std::vector<TargetResult>> build_targets(const SessionParts& parts,
     auto result = result_of(*run, behind_failure, target);
     if (!result) {
       continue;
+    }
+    const auto place = run->graph.places.find(target.path);
+    if (place != run->graph.places.end() && !model::is_success(result->status)) {
+      result->error += std::exchange(run->explanations[place->second], std::string());
     }
     for (const auto& [name, output] : result->outputs) {
       lease.add(output.path);

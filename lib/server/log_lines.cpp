@@ -11,14 +11,24 @@ namespace json = boost::json;
 
 namespace {
 
-constexpr std::size_t kLongestLine = 64 * kKiB;
+constexpr std::size_t kLongestLine = 4 * kMiB;
 constexpr std::string_view kControlMark = "@nix ";
 constexpr std::uint64_t kMostVerbose = 7;
 
-std::string text_of_member(const json::object& object, std::string_view name) {
+std::optional<std::uint64_t> number_of_member(const json::object& object, std::string_view name) {
+  const auto* member = object.if_contains(json::string_view(name.data(), name.size()));
+  if (member == nullptr || !member->is_number()) {
+    return std::nullopt;
+  }
+  json::error_code unfit;
+  const auto number = member->to_number<std::uint64_t>(unfit);
+  return unfit ? 0 : number;
+}
+
+std::optional<std::string> text_of_member(const json::object& object, std::string_view name) {
   const auto* member = object.if_contains(json::string_view(name.data(), name.size()));
   if (member == nullptr || !member->is_string()) {
-    return {};
+    return std::nullopt;
   }
   return std::string(member->get_string().data(), member->get_string().size());
 }
@@ -64,15 +74,25 @@ std::optional<ControlLine> parse_control_line(std::string_view line) {
   const auto& object = value.get_object();
   const auto action = text_of_member(object, "action");
   if (action == "setPhase") {
-    return PhaseBegun{text_of_member(object, "phase")};
+    if (auto phase = text_of_member(object, "phase")) {
+      return PhaseBegun{std::move(*phase)};
+    }
+    return std::nullopt;
   }
   if (action == "msg") {
-    const auto* level = object.if_contains("level");
-    const bool known = level != nullptr && level->is_int64() && level->get_int64() >= 0;
-    const std::uint64_t number = known ? static_cast<std::uint64_t>(level->get_int64()) : 0;
-    return MessageFromBuilder{std::min(number, kMostVerbose), text_of_member(object, "msg")};
+    const auto level = number_of_member(object, "level");
+    auto text = text_of_member(object, "msg");
+    if (level && text) {
+      return MessageFromBuilder{std::min(*level, kMostVerbose), std::move(*text)};
+    }
+    return std::nullopt;
   }
-  return OtherControl{};
+  const bool whole = action && (action != "start" || number_of_member(object, "type")) &&
+                     ((action != "stop" && action != "result") || number_of_member(object, "id"));
+  if (whole) {
+    return OtherControl{};
+  }
+  return std::nullopt;
 }
 
 } // namespace nixbuild::server

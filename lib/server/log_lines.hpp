@@ -12,7 +12,7 @@
 namespace nixbuild::server {
 
 /// Cuts a build's log into lines as Nix shows them: a carriage return that no line feed follows
-/// begins the line anew; the last line needs no end. Lines beyond 64 KiB are cut. Source: protocol
+/// begins the line anew; the last line needs no end. Lines beyond 4 MiB are cut. Source: protocol
 /// facts 5.3.
 class LogLines {
 public:
@@ -42,7 +42,7 @@ struct OtherControl {}; ///< nothing that a builder may ask for
 
 using ControlLine = std::variant<PhaseBegun, MessageFromBuilder, OtherControl>;
 
-/// Nothing when the line is an ordinary one.
+/// Nothing when the line is an ordinary one, which one with a message that lacks its parts is, too.
 [[nodiscard]] std::optional<ControlLine> parse_control_line(std::string_view line);
 
 } // namespace nixbuild::server

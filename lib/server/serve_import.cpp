@@ -65,6 +65,22 @@ aio::Task<void> ServeState::add_to_store_nar(serve::AddToStoreNar request) {
   co_await reply();
 }
 
+/// What the client has begun to send is taken, and told to have failed: the reason has no place but
+/// its standard error.
+aio::Task<void> ServeState::refuse_path(const serve::AddToStoreNar& request, std::string why) {
+  co_await complain(std::move(why));
+  std::uint64_t left = request.info.nar_size;
+  while (left > 0) {
+    if (reader_.raw().empty() && !co_await fill(limits_.stalled)) {
+      throw_truncated(parts_.store.dir().print(request.info.path));
+    }
+    const auto taken = std::min<std::uint64_t>(left, reader_.raw().size());
+    reader_.consume_raw(static_cast<std::size_t>(taken));
+    left -= taken;
+  }
+  serve::write_number(reply_, 0);
+}
+
 aio::Task<void> ServeState::import_paths() {
   using protocol::ExportStreamReader;
   ExportStreamReader stream(parts_.store.dir(), limits_.wire);

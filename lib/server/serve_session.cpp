@@ -119,12 +119,37 @@ aio::Task<void> ServeState::converse() {
 
 aio::Task<void> ServeState::serve(serve::Request request) {
   const auto began = caller_.times->now_us();
-  caller_.expect(serve::permission_of(request), serve::name_of(request));
+  std::optional<Error> refusal;
+  try {
+    caller_.expect(serve::permission_of(request), serve::name_of(request));
+  } catch (const Error& error) {
+    refusal = error;
+  }
+  if (refusal) {
+    co_await refuse(request, std::move(*refusal));
+    co_return;
+  }
   const bool upload = serve::permission_of(request) == protocol::Permission::StoreWrite;
   co_await perform(std::move(request));
   if (upload) {
     caller_.times->uploaded(began);
   }
+}
+
+aio::Task<void> ServeState::refuse(serve::Request& request, Error refusal) {
+  if (const auto* added = std::get_if<serve::AddToStoreNar>(&request)) {
+    co_await refuse_path(*added, refusal.what());
+  } else if (std::holds_alternative<serve::BuildPaths>(request)) {
+    serve::write_build_paths_reply(reply_, model::BuildStatus::MiscFailure, refusal.what());
+  } else if (std::holds_alternative<serve::BuildDerivation>(request)) {
+    model::BuildResult result;
+    result.error = refusal.what();
+    serve::write_build_result(reply_, parts_.store.dir(), version_, result, {});
+  } else {
+    throw Error(std::move(refusal));
+  }
+  parts_.log.info(refusal.what());
+  co_await reply();
 }
 
 aio::Task<void> ServeState::perform(serve::Request request) {

@@ -2,8 +2,10 @@
 
 #include "archive_intake.hpp"
 #include "client_streams.hpp"
+#include "graph_run.hpp"
 #include "questions_ahead.hpp"
 
+#include <nixbuild/base/error.hpp>
 #include <nixbuild/protocol/serve.hpp>
 #include <nixbuild/server/serve_session.hpp>
 
@@ -41,6 +43,8 @@ private:
   /// One command, from its request to its reply.
   aio::Task<void> serve(protocol::serve::Request request);
   aio::Task<void> perform(protocol::serve::Request request);
+  /// Answers what is not permitted, where the protocol has an answer for it; else throws.
+  aio::Task<void> refuse(protocol::serve::Request& request, Error refusal);
   aio::Task<void> reply();
 
   // serve_ahead.cpp
@@ -63,8 +67,11 @@ private:
   aio::Task<void> export_paths(protocol::serve::ExportPaths request);
   aio::Task<void> add_to_store_nar(protocol::serve::AddToStoreNar request);
   aio::Task<void> import_paths();
+  aio::Task<void> refuse_path(const protocol::serve::AddToStoreNar& request, std::string why);
   aio::Task<void> build_derivation(protocol::serve::BuildDerivation request);
+  aio::Task<model::BuildResult> build_one(protocol::serve::BuildDerivation& request);
   aio::Task<void> build_paths(protocol::serve::BuildPaths request);
+  aio::Task<std::vector<TargetResult>> build_all(protocol::serve::BuildPaths& request);
 
   const SessionParts& parts_;
   SessionLimits limits_;
@@ -79,6 +86,7 @@ private:
   Bytes buffer_;
   std::string reply_;
   aio::Event answered_; ///< one of the questions that came ahead
+  std::shared_ptr<bool> emulation_told_ = std::make_shared<bool>(false); ///< see BuildAsker
 };
 
 } // namespace nixbuild::server

@@ -61,17 +61,30 @@ bool WorkerState::is_check(worker::BuildMode mode) {
 aio::Task<std::vector<TargetResult>> WorkerState::build(std::vector<protocol::DerivedPath> targets,
                                                         worker::BuildMode mode) {
   GraphOrder order;
+  order.emulation_told = emulation_told_;
   order.check = is_check(mode);
   order.options = options_;
   order.keep_going = keep_going_;
+  order.may_build = may_build_;
   order.listen = [this](const model::StorePath& derivation) {
     return std::make_unique<ActivityLog>(
-        out_, peer_, last_activity_, parts_.store.dir().print(derivation));
+        out_, peer_, last_activity_, parts_.store.dir().print(derivation), log_lines_);
   };
   const auto strand = co_await asio::this_coro::executor;
   auto client = std::make_shared<HangUpWatch>(strand, in_, out_->shared_stream());
   co_return co_await build_targets(
       parts_, caller_, lease_, std::move(targets), std::move(order), std::move(client));
+}
+
+aio::Task<void> WorkerState::say_other_failures(std::span<const TargetResult> results) {
+  for (const auto& [target, result] : results) {
+    const bool own =
+        !model::is_success(result.status) && result.status != model::BuildStatus::DependencyFailed;
+    if (own) {
+      say(worker::LogText{"error: " + result.error + "\n"});
+    }
+  }
+  co_await send();
 }
 
 aio::Task<void> WorkerState::perform(worker::BuildPaths& request) {
@@ -80,6 +93,8 @@ aio::Task<void> WorkerState::perform(worker::BuildPaths& request) {
     return !model::is_success(target.result.status);
   });
   if (failed != results.end()) {
+    const std::span<const TargetResult> others(failed + 1, results.end());
+    co_await say_other_failures(others);
     throw Error(Reaction::Reject, "worker.build-failed", failure_text(parts_.store.dir(), *failed));
   }
   co_await admit(paths_made(results));
@@ -106,8 +121,26 @@ aio::Task<void> WorkerState::perform(worker::BuildPathsWithResults& request) {
   conclude(reply);
 }
 
+aio::Task<void> WorkerState::expect_buildable(const model::BasicDerivation& derivation) {
+  bool known = true;
+  for (const auto& [name, output] : derivation.outputs) {
+    if (!output.path) {
+      known = false;
+      break;
+    }
+    const bool there = co_await valid(*output.path);
+    known = known && there;
+  }
+  if (!known) {
+    throw Error(builds_nothing());
+  }
+}
+
 aio::Task<void> WorkerState::perform(worker::BuildDerivation& request) {
   const bool check = is_check(request.mode);
+  if (!may_build_) {
+    co_await expect_buildable(request.derivation);
+  }
   lease_.add(request.derivation.input_sources);
   for (const auto& [name, output] : request.derivation.outputs) {
     if (output.path) {
@@ -125,12 +158,16 @@ aio::Task<void> WorkerState::perform(worker::BuildDerivation& request) {
   }
   auto attachment = co_await parts_.builds.ask(std::move(wanted));
   const HangUpWatch client(co_await asio::this_coro::executor, in_, out_->shared_stream());
-  ActivityLog log(out_, peer_, last_activity_, parts_.store.dir().print(request.path));
+  const auto printed = parts_.store.dir().print(request.path);
+  ActivityLog log(out_, peer_, last_activity_, printed, log_lines_);
   co_await log.begin();
   const bool never = false;
-  const BuildAsker asker{caller_, lease_, client, never};
+  const BuildAsker asker{caller_, lease_, client, never, emulation_told_};
   reply.result = co_await follow_build(parts_, asker, std::move(attachment), log);
   co_await log.end(reply.result);
+  if (!model::is_success(reply.result.status)) {
+    reply.result.error += log.explanation(caller_.inside != nullptr ? std::string() : printed);
+  }
   conclude(reply);
 }
 

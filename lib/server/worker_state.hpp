@@ -4,6 +4,7 @@
 #include "framed_payload.hpp"
 #include "graph_run.hpp"
 #include "questions_ahead.hpp"
+#include "told_log.hpp"
 
 #include <nixbuild/protocol/worker.hpp>
 #include <nixbuild/server/worker_session.hpp>
@@ -103,9 +104,13 @@ private:
   aio::Task<void> perform(protocol::worker::BuildPathsWithResults& request);
   aio::Task<void> perform(protocol::worker::BuildDerivation& request);
   aio::Task<void> perform(protocol::worker::EnsurePath& request);
+  /// Failures that a reply with one message does not tell.
+  aio::Task<void> say_other_failures(std::span<const TargetResult> results);
   aio::Task<std::vector<TargetResult>> build(std::vector<protocol::DerivedPath> targets,
                                              protocol::worker::BuildMode mode);
   static bool is_check(protocol::worker::BuildMode mode);
+  /// Error `worker.max-jobs` where outputs would have to be built for a client that has none built.
+  aio::Task<void> expect_buildable(const model::BasicDerivation& derivation);
 
   // worker_inside.cpp: what differs for a client of a builder's.
   /// The reply, where it is not the one that everybody else gets; narrows the question otherwise.
@@ -146,7 +151,10 @@ private:
   std::shared_ptr<std::uint64_t> last_activity_ = std::make_shared<std::uint64_t>(0);
   model::BuildOptions options_; ///< from SetOptions
   bool keep_going_ = false;
-  aio::Event answered_; ///< one of the questions that came ahead
+  aio::Event answered_;                            ///< one of the questions that came ahead
+  bool may_build_ = true;                          ///< false: the client's `max-jobs` is 0
+  std::size_t log_lines_ = LogTail::kDefaultLines; ///< of a failed build, in its error
+  std::shared_ptr<bool> emulation_told_ = std::make_shared<bool>(false); ///< see BuildAsker
 };
 
 } // namespace nixbuild::server

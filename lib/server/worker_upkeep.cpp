@@ -59,17 +59,23 @@ namespace {
 /// Clients that set no limit to a collection send the largest number there is.
 constexpr auto kNoLimit = std::numeric_limits<std::uint64_t>::max() >> 1;
 
-std::chrono::seconds seconds_of(const std::string& name, const std::string& text) {
-  std::uint32_t value = 0;
+template <class Number>
+Number whole_number(const std::string& name, const std::string& text, std::string_view what) {
+  Number value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   if (error != std::errc() || end != text.data() + text.size()) {
     throw Error(Reaction::Reject,
                 "worker.option",
-                fmt::format("option '{}' is not a number of seconds: '{}'",
+                fmt::format("option '{}' is not a number of {}: '{}'",
                             name,
+                            what,
                             std::string_view(text).substr(0, 100)));
   }
-  return std::chrono::seconds(value);
+  return value;
+}
+
+std::chrono::seconds seconds_of(const std::string& name, const std::string& text) {
+  return std::chrono::seconds(whole_number<std::uint32_t>(name, text, "seconds"));
 }
 
 } // namespace
@@ -78,6 +84,7 @@ aio::Task<void> WorkerState::perform(worker::SetOptions& request) {
   keep_going_ = request.keep_going;
   options_.keep_failed = request.keep_failed;
   options_.max_silent_time = request.max_silent_time;
+  may_build_ = request.max_build_jobs > 0;
   for (const auto& [name, value] : request.overrides) {
     if (name == "timeout" || name == "build-timeout") {
       options_.timeout = seconds_of(name, value);
@@ -85,6 +92,12 @@ aio::Task<void> WorkerState::perform(worker::SetOptions& request) {
       options_.max_silent_time = seconds_of(name, value);
     } else if (name == "keep-going") {
       keep_going_ = value == "true" || value == "1";
+    } else if (name == "keep-failed") {
+      options_.keep_failed = value == "true" || value == "1";
+    } else if (name == "max-build-log-size" || name == "build-max-log-size") {
+      options_.max_log_bytes = whole_number<std::uint64_t>(name, value, "bytes");
+    } else if (name == "log-lines") {
+      log_lines_ = whole_number<std::uint32_t>(name, value, "lines");
     }
     // Other options of a client's Nix mean nothing to this server.
   }

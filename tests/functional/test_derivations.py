@@ -106,6 +106,8 @@ def result_of(client, drv, *options):
     done = client.run("nix-store", "--realise", drv, *options, check=False)
     if done.returncode == 0:
         return facts_of(client, drv)
+    if re.search(r"error: .*executing '", done.stderr):
+        return ("start",)  # as the log says; the builder's end is an exit status then
     # What the server said stands before what the client makes of it.
     said = re.search(r"on 'ssh[^']*' failed: (.*)", done.stderr, re.DOTALL)
     return end_of(said[1] if said else done.stderr)

@@ -54,7 +54,7 @@ def enter(server, build, typed, *options):
 def test_the_machine_of_a_failure_is_entered(server, module_scratch, small):
     client = peers.Client(module_scratch, "2.8.0", name="keeper", sshd=server)
     said, build = failed_build(server, client, small, "kept", "--keep-failed")
-    assert f"[nixbuild] the machine is kept for 9 minutes; to look around in it: nixbuild shell {build}" in said
+    assert f"[nixbuild] the machine is kept for 9 minutes; to look around in it: ssh -t HOST nixbuild shell {build}" in said
     bb = "$busybox/bin/busybox"
     commands = (
         f"{bb} stat -c 'mode %a of %u time %Y' half half/done; {bb} cat half/done $out; echo it is $name; {bb} tty; "

@@ -21,9 +21,6 @@ extern char** environ;
 
 namespace {
 
-using nixbuild::server::Handoff;
-using nixbuild::server::HandoffKind;
-
 constexpr std::string_view kUsage =
     R"(Usage: nixbuild-serve [--state-dir DIR] [--config FILE] [--account NAME] [--key ID]
                       [--no-autostart]
@@ -48,20 +45,6 @@ struct Options {
   bool autostart = true;
   std::vector<std::string> words; ///< what asks for a protocol
 };
-
-std::string_view last_component(std::string_view path) {
-  const auto slash = path.rfind('/');
-  return slash == std::string_view::npos ? path : path.substr(slash + 1);
-}
-
-bool has(const std::vector<std::string>& words, std::string_view wanted) {
-  for (const auto& word : words) {
-    if (word == wanted) {
-      return true;
-    }
-  }
-  return false;
-}
 
 [[noreturn]] void usage_error(const std::string& message) {
   std::fprintf(
@@ -115,36 +98,6 @@ Options parse_options(int argc, char** argv) {
   return options;
 }
 
-/// What the words ask for. `over_ssh`: they are a whole command, with its program's name.
-Handoff choose(const std::vector<std::string>& words, bool over_ssh) {
-  Handoff handoff;
-  handoff.limited = over_ssh;
-  if (over_ssh && !words.empty()) {
-    const auto program = last_component(words.front());
-    if (program == "shell" || program == "api" || program == "nixbuild") {
-      handoff.kind = HandoffKind::Admin;
-      handoff.arguments.assign(words.begin() + (program == "nixbuild" ? 1 : 0), words.end());
-      return handoff;
-    }
-  }
-  if (has(words, "--serve")) {
-    handoff.kind = HandoffKind::Serve;
-    handoff.write = has(words, "--write");
-  } else if (has(words, "--stdio")) {
-    handoff.kind = HandoffKind::Worker;
-    handoff.write = true;
-  } else if (words.empty()) {
-    usage_error("nothing asks for a protocol: this is a forced command for Nix clients");
-  } else {
-    std::string all;
-    for (const auto& word : words) {
-      all += (all.empty() ? "" : " ") + word;
-    }
-    usage_error("not a command of a Nix client: " + all);
-  }
-  return handoff;
-}
-
 std::vector<std::string> forwarded_environment() {
   std::vector<std::string> variables;
   for (char** entry = environ; *entry != nullptr; ++entry) {
@@ -170,7 +123,10 @@ int main(int argc, char** argv) {
     }
   }
   try {
-    auto handoff = choose(options.words, over_ssh);
+    if (options.words.empty() && std::getenv("SSH_CONNECTION") == nullptr) {
+      usage_error("nothing asks for a protocol: this is a forced command for Nix clients");
+    }
+    auto handoff = nixbuild::server::read_client_words(options.words, over_ssh);
     handoff.account = options.account;
     handoff.key = options.key;
     handoff.environment = forwarded_environment();
@@ -178,8 +134,14 @@ int main(int argc, char** argv) {
     return nixbuild::server::run_through_daemon(
         state_dir, options.config, options.autostart, handoff);
   } catch (const nixbuild::Error& error) {
-    std::fprintf(stderr, "error: %s\n", error.what());
-    return nixbuild::exit_code_of(error.reaction());
+    // A user can do nothing about the daemon; who can should be told this.
+    const bool daemon =
+        over_ssh && (error.code().starts_with("daemon.") || error.code().starts_with("program."));
+    std::fprintf(stderr,
+                 "error: %s%s\n",
+                 daemon ? "this builder does not run; its administrator will want to know: " : "",
+                 error.what());
+    return error.code() == "front.command" ? 2 : nixbuild::exit_code_of(error.reaction());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return 70;

@@ -26,9 +26,14 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace nixbuild::build {
+
+/// The line of a log, behind `[nixbuild] `, that says that its builder runs under emulation.
+inline constexpr std::string_view kEmulationNotice =
+    "no usable KVM: building under software emulation, which is slow and no security boundary";
 
 /// What the scheduler is told of a build beside its derivation. Absent sizes: the machine's usual.
 struct Placement {

@@ -89,9 +89,11 @@ public:
   void set_key_weight(const std::string& account, const std::string& key, double weight);
   void set_cpu_time_used(const std::string& account, scheduler::CpuTime used);
   void set_health(const std::string& node, const scheduler::NodeHealth& health);
-  /// Starts nothing new; what runs goes on.
-  void drain();
+  /// Starts nothing new; what runs goes on. With `refuse` whoever asks for a build should go
+  /// elsewhere: `refuses` is true.
+  void drain(bool refuse = false);
   void resume();
+  [[nodiscard]] bool refuses() const;
   /// What earlier runs have taught, oldest first.
   void learn(const std::vector<scheduler::BuildRecord>& records);
 

@@ -71,7 +71,7 @@ struct DerivationLimits {
 };
 
 /// Reads the text of a `.drv` file. Errors: `derivation.syntax` (with the offset),
-/// `derivation.limit`, `derivation.order` (unsorted or duplicate keys), `derivation.unsupported`
+/// `derivation.limit`, `derivation.duplicate` (keys), `derivation.unsupported`
 /// (`DrvWithVersion`), `derivation.output`, `store-path.*`. Escapes that Nix never writes (`\q`, a
 /// raw line feed) are read as Nix reads them. Source: protocol facts 4.5.
 [[nodiscard]] NIXBUILD_API Derivation parse_derivation(const StoreDir& dir,

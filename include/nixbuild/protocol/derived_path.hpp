@@ -16,11 +16,15 @@ struct DerivedPath {
     Path,       ///< the object at `path` itself, also where it is a derivation file
     AllOutputs, ///< every output of the derivation at `path`
     Outputs,    ///< those of its outputs that `outputs` names
+    /// Outputs of the derivation that is an output of the one at `path` (`drv!out!out`): `outputs`
+    /// holds the names between the marks, from the first on, the last of them as it was written.
+    Nested,
   };
 
   model::StorePath path; ///< a derivation unless `wants` is Path
   Wants wants = Wants::Path;
-  std::vector<std::string> outputs; ///< in the sender's order; empty unless `wants` is Outputs
+  std::vector<std::string>
+      outputs; ///< in the sender's order; empty unless `wants` is one of the last two
 
   bool operator==(const DerivedPath&) const = default;
 };
@@ -32,7 +36,7 @@ enum class DerivedPathForm : std::uint8_t {
 };
 
 /// Errors (Reject): `derived-path.form` (no or invalid output names, outputs of a path that is no
-/// derivation, outputs of outputs), `store-path.*`.
+/// derivation), `store-path.*`.
 [[nodiscard]] NIXBUILD_API DerivedPath parse_derived_path(const model::StoreDir& dir,
                                                           std::string_view text,
                                                           DerivedPathForm form);

@@ -60,7 +60,7 @@ enum class Payload : std::uint8_t {
 [[nodiscard]] NIXBUILD_API std::string_view name_of(const Request& request) noexcept;
 [[nodiscard]] NIXBUILD_API std::uint64_t operation_of(const Request& request) noexcept;
 /// The table's, but for BuildPaths and BuildPathsWithResults of nothing but paths themselves, which
-/// is what `nix copy --from` asks first: StoreRead.
+/// is what `nix copy --from` asks first, and CollectGarbage that only tells: StoreRead.
 [[nodiscard]] NIXBUILD_API Permission permission_of(const Request& request) noexcept;
 [[nodiscard]] NIXBUILD_API Payload payload_of(const Request& request, const Peer& peer) noexcept;
 

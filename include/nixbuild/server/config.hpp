@@ -31,7 +31,9 @@ struct Config {
   unsigned kept_machines = 1;
   std::chrono::minutes kept_time{30};
   std::set<std::string> platforms; ///< empty: what the machine runs
-  std::set<std::string> features = {"benchmark", "big-parallel", "recursive-nix"};
+  /// What every machine of ours has; `kvm` and others that depend on the host are the operator's.
+  std::set<std::string> features = {
+      "benchmark", "big-parallel", "ca-derivations", "nixos-test", "recursive-nix"};
   /// Memory that a build's machine may grow to after it ran out; 0: as much as `memory_bytes`.
   std::uint64_t max_build_memory_bytes = 0;
   // [sandbox]

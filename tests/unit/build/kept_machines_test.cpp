@@ -74,7 +74,7 @@ TEST_CASE("kept machines: a failure that was to be kept can be entered again and
   Keeper keeper;
   const auto build = keeper.fail("x");
   CHECK(keeper.log == "tried\n[nixbuild] the machine is kept for 30 minutes; to look around in it: "
-                      "nixbuild shell " +
+                      "ssh -t HOST nixbuild shell " +
                           std::to_string(build) + "\n");
   CHECK(keeper.world.logs->read(build, 0, 1000) == keeper.log);
   const auto& run = *keeper.world.host->machines.begin()->second;

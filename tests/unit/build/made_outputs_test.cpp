@@ -203,4 +203,36 @@ TEST_CASE("outputs that are refused are nobody's", "[build][reject]") {
   CHECK(daemon.complete(request)->result().status == BuildStatus::OutputRejected);
 }
 
+TEST_CASE("fixed outputs: what has another hash is kept where that puts it, for the corrected one",
+          "[build]") {
+  World world;
+  Daemon daemon(world, making({"downloaded"}));
+  const auto fixed = [&](const std::string& method, const Hash& hash) {
+    auto request = request_for(world.alice, "x");
+    auto& output = request.derivation.outputs["out"];
+    output.method_algorithm = method;
+    output.hash = model::hash_hex(hash);
+    const auto how = model::parse_method_algorithm(method).method;
+    output.path = model::make_content_addressed_path(kDir, "x", {how, hash}, {}, false);
+    return request;
+  };
+  for (const auto* method : {"sha256", "r:sha256"}) {
+    CAPTURE(method);
+    const auto right = *method == 'r' ? sha256(nar_of_file("downloaded")) : sha256("downloaded");
+    const auto runs = daemon.executor.runs().size();
+    const auto wrong = daemon.complete(fixed(method, sha256("something else")));
+    CHECK(wrong->result().status == BuildStatus::OutputRejected);
+    const auto corrected = fixed(method, right);
+    const auto& path = *corrected.derivation.outputs.at("out").path;
+    CHECK(wrong->log().ends_with("[nixbuild] what came out is kept as " + kDir.print(path) + "\n"));
+    const auto info = world.db->path_info(world.alice, path);
+    REQUIRE(info);
+    CHECK(info->content_address ==
+          model::print(corrected.derivation.outputs.at("out").fixed_address()));
+    CHECK_FALSE(world.db->path_info(world.bob, path));
+    CHECK(daemon.complete(corrected)->result().status == BuildStatus::AlreadyValid);
+    CHECK(daemon.executor.runs().size() == runs + 1);
+  }
+}
+
 } // namespace made_outputs_test

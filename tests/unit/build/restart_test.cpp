@@ -198,4 +198,36 @@ TEST_CASE("restarts: leaving between two machines ends the build", "[build]") {
   CHECK(eventually([&] { return daemon.builds.running() == 0; }));
 }
 
+TEST_CASE("restarts: a builder that cannot be executed fails by itself, its log says why",
+          "[build]") {
+  World world;
+  const auto request = request_for(world.alice, "x");
+  const auto because = "executing '" + request.derivation.builder + "': No such file or directory";
+  Daemon daemon(world, [&](const sandbox::ExecutionPlan&) {
+    FakeBuild build;
+    build.exit.end = sandbox::GuestEnd::SetupFailed;
+    build.exit.code = 1;
+    build.exit.message = because;
+    return build;
+  });
+  const auto asker = daemon.complete(request);
+  CHECK(asker->result().status == BuildStatus::PermanentFailure);
+  CHECK(asker->result().error.ends_with("failed with exit code 1"));
+  CHECK(asker->log() == "error: " + because + "\n");
+  CHECK(daemon.executor.runs().size() == 1);
+}
+
+TEST_CASE("restarts: a machine that cannot be prepared is not the builder's failure", "[build]") {
+  World world;
+  Daemon daemon(world, [](const sandbox::ExecutionPlan&) {
+    FakeBuild build;
+    build.exit.end = sandbox::GuestEnd::SetupFailed;
+    build.exit.message = "mounting: executing '/bin/sh'";
+    return build;
+  });
+  const auto asker = daemon.complete(request_for(world.alice, "x"));
+  CHECK(asker->result().status == BuildStatus::MiscFailure);
+  CHECK(asker->log().empty());
+}
+
 } // namespace restart_test

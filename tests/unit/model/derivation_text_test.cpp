@@ -72,23 +72,45 @@ TEST_CASE("derivation: no beginning of a text is a derivation", "[model][reject]
     const auto found = code(text.substr(0, size));
     CHECK(found == "derivation.syntax");
   }
-  CHECK(code(text + "\n") == "derivation.syntax");
+  CHECK(code(text + "\n").empty());
+  CHECK(code(text + "\n ") == "derivation.syntax");
+  CHECK(code(text + ")") == "derivation.syntax");
   CHECK(code(" " + text) == "derivation.syntax");
 }
 
-TEST_CASE("derivation: rejects wrong order and duplicates", "[model][reject]") {
+TEST_CASE("derivation: lists come in any order, and are printed and hashed sorted", "[model]") {
+  const auto outputs = [](bool sorted) {
+    const std::string a = "(\"dev\",\"" + kPath + "n-dev\",\"\",\"\")";
+    const std::string b = "(\"out\",\"" + kPath + "n\",\"\",\"\")";
+    return sorted ? a + "," + b : b + "," + a;
+  };
+  const std::string x = "(\"" + kPath + "x.drv\",[\"a\",\"b\"])";
+  const std::string turned = "(\"" + kPath + "x.drv\",[\"b\",\"a\"])";
+  const std::string y = "(\"" + kPath + "y.drv\",[\"a\"])";
+  const std::string s = "\"" + kPath + "s\"";
+  const std::string t = "\"" + kPath + "t\"";
+  const std::string u = "(\"a\",\"1\")";
+  const std::string v = "(\"b\",\"2\")";
+  const auto sorted = with(outputs(true), x + "," + y, s + "," + t, u + "," + v);
+  const auto other = with(outputs(false), y + "," + turned, t + "," + s, v + "," + u) + "\n";
+  const auto derivation = parse_derivation(kTextDir, other);
+  CHECK(derivation == parse_derivation(kTextDir, sorted));
+  CHECK(print_derivation(kTextDir, derivation) == sorted);
+}
+
+TEST_CASE("derivation: rejects duplicates", "[model][reject]") {
   const std::string a = "(\"a\",\"\",\"\",\"\")";
   const std::string b = "(\"b\",\"\",\"\",\"\")";
   CHECK(code(with(a + "," + b, "", "", "")).empty());
-  CHECK(code(with(b + "," + a, "", "", "")) == "derivation.order");
-  CHECK(code(with(a + "," + a, "", "", "")) == "derivation.order");
+  CHECK(code(with(a + "," + b + "," + a, "", "", "")) == "derivation.duplicate");
   const std::string x = "(\"" + kPath + "x.drv\",[])";
   const std::string y = "(\"" + kPath + "y.drv\",[\"a\",\"b\"])";
   CHECK(code(with(a, x + "," + y, "", "")).empty());
-  CHECK(code(with(a, y + "," + x, "", "")) == "derivation.order");
-  CHECK(code(with(a, "(\"" + kPath + "x.drv\",[\"b\",\"a\"])", "", "")) == "derivation.order");
-  CHECK(code(with(a, "", "\"" + kPath + "y\",\"" + kPath + "x\"", "")) == "derivation.order");
-  CHECK(code(with(a, "", "", "(\"a\",\"1\"),(\"a\",\"2\")")) == "derivation.order");
+  CHECK(code(with(a, x + "," + y + "," + x, "", "")) == "derivation.duplicate");
+  CHECK(code(with(a, "(\"" + kPath + "x.drv\",[\"b\",\"a\",\"b\"])", "", "")) ==
+        "derivation.duplicate");
+  CHECK(code(with(a, "", "\"" + kPath + "y\",\"" + kPath + "y\"", "")) == "derivation.duplicate");
+  CHECK(code(with(a, "", "", "(\"a\",\"1\"),(\"a\",\"2\")")) == "derivation.duplicate");
 }
 
 TEST_CASE("derivation: rejects bad parts with their own codes", "[model][reject]") {

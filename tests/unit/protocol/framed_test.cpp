@@ -197,8 +197,12 @@ TEST_CASE("derived paths: texts of both forms come back", "[protocol]") {
     check("a", form, {sample_path("a"), Wants::Path, {}});
     check("a.drv!out", form, {sample_path("a.drv"), Wants::Outputs, {"out"}});
     check("a.drv!out,dev", form, {sample_path("a.drv"), Wants::Outputs, {"out", "dev"}});
+    check("a.drv!out!dev", form, {sample_path("a.drv"), Wants::Nested, {"out", "dev"}});
+    check("a.drv!x!out!a,b", form, {sample_path("a.drv"), Wants::Nested, {"x", "out", "a,b"}});
   }
   check("a.drv", DerivedPathForm::Marked, {sample_path("a.drv"), Wants::Path, {}});
+  check(
+      "a.drv!out!*", DerivedPathForm::Marked, {sample_path("a.drv"), Wants::Nested, {"out", "*"}});
   check("a.drv!*", DerivedPathForm::Marked, {sample_path("a.drv"), Wants::AllOutputs, {}});
   check("a.drv", DerivedPathForm::Bare, {sample_path("a.drv"), Wants::AllOutputs, {}});
 }
@@ -220,7 +224,12 @@ TEST_CASE("derived paths: what cannot be asked for is refused", "[protocol][reje
                            "a.drv!out,",
                            "a.drv!o/t",
                            "a.drv!out,out",
-                           "a.drv!out!dev",
+                           "a.drv!!dev",
+                           "a.drv!*!dev",
+                           "a.drv!a,b!dev",
+                           "a.drv!out!",
+                           "a.drv!out!a,a",
+                           "a!out!dev",
                            "a.drv!*,out"}) {
     CAPTURE(text);
     CHECK(code(dir + text) == "derived-path.form");

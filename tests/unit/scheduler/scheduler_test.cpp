@@ -159,6 +159,7 @@ TEST_CASE("scheduler: says at once what can never run", "[scheduler][reject]") {
   poor.account = "poor";
   poor.quota.cpus = 1;
   bench.scheduler.set_account(poor, bench.now);
+  std::string message;
   auto refusal = [&](const std::function<void(BuildRequest&)>& change) {
     static BuildId id = 0;
     auto request = Bench::build(++id);
@@ -166,10 +167,15 @@ TEST_CASE("scheduler: says at once what can never run", "[scheduler][reject]") {
     bench.submit(request);
     bench.starts();
     CHECK(bench.ended[id].verdict == Verdict::Refused);
+    message = bench.ended[id].message;
     return bench.ended[id].code;
   };
   CHECK(refusal([](auto& one) { one.platform = "riscv64-linux"; }) == "scheduler.platform");
   CHECK(refusal([](auto& one) { one.features = {"kvm"}; }) == "scheduler.features");
+  CHECK(refusal([](auto& one) {
+          one.features = {"big-parallel", "kvm", "mem:1", "uid-range"};
+        }) == "scheduler.features");
+  CHECK(message == "this builder does not offer the system features 'kvm', 'uid-range'");
   CHECK(refusal([](auto& one) {
           one.platform = kEveryPlatform;
           one.features = {"kvm"};

@@ -150,7 +150,12 @@ TEST_CASE("drain: nothing new starts until it is taken back", "[server][admin]")
   CHECK(drained.status == 0);
   CHECK(drained.out == "no more builds are started; 0 run, 0 wait\n");
   CHECK_FALSE(starts());
+  CHECK_FALSE(leases.refuses());
+  CHECK(f.run({"drain", "--refuse"}).out ==
+        "no more builds are started, new sessions go elsewhere; 0 run, 0 wait\n");
+  CHECK(leases.refuses());
   CHECK(f.run({"undrain"}).out == "builds are started again\n");
+  CHECK_FALSE(leases.refuses());
   CHECK(starts());
 }
 

@@ -1,6 +1,7 @@
 #include "support/scratch_folder.hpp"
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/server/command_words.hpp>
 #include <nixbuild/server/handoff.hpp>
 
 #include <catch2/catch.hpp>
@@ -52,6 +53,63 @@ SocketPair socket_pair() {
 TEST_CASE("hand-over: round trip", "[server][roundtrip]") {
   CHECK(server::decode_handoff(server::encode(example())) == example());
   CHECK(server::decode_handoff(server::encode(Handoff{})) == Handoff{});
+}
+
+TEST_CASE("client words: what Nix clients call, by whatever name", "[server]") {
+  using server::read_client_words;
+  using server::split_words;
+  const auto kind_of = [](std::string_view line) {
+    return read_client_words(split_words(line), true).kind;
+  };
+  for (const auto* line : {"nix-store --serve --write",
+                           "/opt/nix/bin/nix-store --serve --write",
+                           "sudo nix-store --serve --write",
+                           "nix-store --serve --write --builders ''"}) {
+    CAPTURE(line);
+    const auto handoff = read_client_words(split_words(line), true);
+    CHECK(handoff.kind == HandoffKind::Serve);
+    CHECK(handoff.write);
+    CHECK(handoff.limited);
+  }
+  CHECK_FALSE(read_client_words(split_words("nix-store --serve"), true).write);
+  CHECK(kind_of("nix-daemon --stdio") == HandoffKind::Worker);
+  CHECK(kind_of("nix --extra-experimental-features nix-command daemon --stdio") ==
+        HandoffKind::Worker);
+  CHECK(read_client_words({"--stdio"}, false).kind == HandoffKind::Worker);
+  CHECK(read_client_words({"--serve", "--write"}, false).write);
+  const auto admin = read_client_words(split_words("nixbuild log 7 --follow"), true);
+  CHECK(admin.kind == HandoffKind::Admin);
+  CHECK(admin.arguments == std::vector<std::string>{"log", "7", "--follow"});
+  CHECK(read_client_words({"api", "builds"}, true).arguments.size() == 2);
+}
+
+TEST_CASE("client words: what is not understood is refused in one line", "[server][reject]") {
+  const std::vector<std::pair<std::string, std::string>> cases = {
+      {"nix-store --serve --write --store /elsewhere", "another store cannot be chosen"},
+      {"nix-daemon --stdio --store=daemon", "another store cannot be chosen"},
+      {"nix-daemon --stdio --process-ops", "'--process-ops' is not understood"},
+      {"nix-daemon --stdio extra", "'extra' is not understood"},
+      {"nix-daemon --stdio --serve", "'--serve' is not understood"},
+      {"nix-daemon --stdio --builders", "'--builders' is not understood"},
+      {"nix-store --write --serve", "'--write' is not understood"},
+      {"nix-env -p /nix/var/nix/profiles/system --set /nix/store/x", "cannot be run here"},
+      {"nix-store -q --references /nix/store/x", "cannot be run here"},
+      {"readlink -f /nix/var\x1b", "cannot be run here"},
+      {"", "use it as ssh://HOST"}};
+  for (const auto& [line, says] : cases) {
+    CAPTURE(line);
+    std::string message;
+    try {
+      static_cast<void>(server::read_client_words(server::split_words(line), true));
+    } catch (const Error& error) {
+      CHECK(error.code() == "front.command");
+      message = error.message();
+    }
+    CHECK(message.find(says) != std::string::npos);
+    CHECK(message.find('\n') == std::string::npos);
+    CHECK(message.find('\x1b') == std::string::npos);
+    CHECK(message.size() < 500);
+  }
 }
 
 TEST_CASE("hand-over: cut and changed messages give errors, never more", "[server][reject]") {

@@ -46,11 +46,12 @@ TEST_CASE("log lines: a carriage return begins the line anew, one at the end doe
   CHECK(lines_of({"\r\n"}) == Lines{""});
 }
 
-TEST_CASE("log lines: a line without an end is cut at 64 KiB", "[server][reject]") {
-  const auto lines = lines_of({std::string(200'000, 'x')});
+TEST_CASE("log lines: a line without an end is cut at 4 MiB", "[server][reject]") {
+  const std::size_t most = 4 * kMiB;
+  const auto lines = lines_of({std::string(3 * most + 5, 'x')});
   REQUIRE(lines.size() == 4);
-  CHECK(lines.front().size() == 65'536);
-  CHECK(lines.back().size() == 200'000 - 3 * 65'536);
+  CHECK(lines.front().size() == most);
+  CHECK(lines.back().size() == 5);
 }
 
 TEST_CASE("control lines: phases and messages are understood, others are swallowed", "[server]") {
@@ -62,7 +63,7 @@ TEST_CASE("control lines: phases and messages are understood, others are swallow
   REQUIRE(message);
   CHECK(std::get<server::MessageFromBuilder>(*message).text == "hi");
   CHECK(std::get<server::MessageFromBuilder>(*message).level == 7);
-  const auto other = server::parse_control_line(R"(@nix {"action":"start","id":1})");
+  const auto other = server::parse_control_line(R"(@nix {"action":"start","id":1,"type":101})");
   REQUIRE(other);
   CHECK(std::holds_alternative<server::OtherControl>(*other));
 }
@@ -72,6 +73,19 @@ TEST_CASE("control lines: what is none is an ordinary line", "[server][reject]")
   CHECK_FALSE(server::parse_control_line("@nix"));
   CHECK_FALSE(server::parse_control_line("@nix {\"action\":"));
   CHECK_FALSE(server::parse_control_line("@nix [1]"));
+  for (const auto* message : {R"({})",
+                              R"({"action":7})",
+                              R"({"action":"setPhase"})",
+                              R"({"action":"setPhase","phase":["x"]})",
+                              R"({"action":"msg","msg":"hi"})",
+                              R"({"action":"msg","level":"high","msg":"hi"})",
+                              R"({"action":"msg","level":1})",
+                              R"({"action":"start","id":1})",
+                              R"({"action":"stop"})",
+                              R"({"action":"result","type":101})"}) {
+    CAPTURE(message);
+    CHECK_FALSE(server::parse_control_line(std::string("@nix ") + message));
+  }
   CHECK_FALSE(server::parse_control_line("@nix " + std::string(100'000, '[')));
 }
 

@@ -104,7 +104,7 @@ TEST_CASE("worker session: a build is an activity with its lines and phases", "[
   const auto result = reply_of<worker::BuildReply>(answer).result;
   CHECK(result.status == model::BuildStatus::Built);
   CHECK(result.outputs.at("out").path == path_named("made"));
-  CHECK(answer.lines() == std::vector<std::string>{"one line", "last"});
+  CHECK(answer.lines() == std::vector<std::string>{"[nixbuild] build 1", "one line", "last"});
   CHECK(answer.count<worker::StartActivity>() == 1);
   CHECK(answer.count<worker::StopActivity>() == 1);
   const auto phase = std::find_if(answer.log.begin(), answer.log.end(), [](const auto& message) {
@@ -174,6 +174,7 @@ TEST_CASE("worker session: a failure ends what needs it, and the rest only when 
     Client client(server);
     client.hello();
     worker::SetOptions options;
+    options.max_build_jobs = 1;
     options.keep_going = keep_going;
     reply_of<worker::EmptyReply>(client.ask(options));
     const auto bad = add_derivation(client, "bad", {});
@@ -202,6 +203,74 @@ TEST_CASE("worker session: a failure ends what needs it, and the rest only when 
     CHECK(failure->find("exit code 1") != std::string::npos);
     CHECK(client.end() == 0);
   }
+}
+
+TEST_CASE("worker session: options of the client's Nix hold", "[server]") {
+  PaperServer server([](const sandbox::ExecutionPlan& plan) {
+    auto script = good_build(plan);
+    script.log = {{std::string(5000, 'x')}};
+    return script;
+  });
+  Client client(server);
+  client.hello();
+  const auto set = [&](unsigned jobs, const std::string& name, const std::string& value) {
+    worker::SetOptions options;
+    options.max_build_jobs = jobs;
+    options.overrides[name] = value;
+    return client.ask(options);
+  };
+  for (const auto* name : {"max-build-log-size", "build-max-log-size"}) {
+    reply_of<worker::EmptyReply>(set(1, name, "1000"));
+    const auto made = reply_of<worker::BuildReply>(client.ask(build_of("made"))).result;
+    CHECK(made.status == model::BuildStatus::LogLimitExceeded);
+    reply_of<worker::EmptyReply>(set(1, name, "0"));
+  }
+  REQUIRE(set(1, "max-build-log-size", "1k").failure);
+  const auto drv = add_derivation(client, "other", {});
+  reply_of<worker::EmptyReply>(set(0, "keep-failed", "true"));
+  for (const worker::Request& request :
+       std::vector<worker::Request>{build_of("made"),
+                                    worker::BuildPaths{{all_of(drv)}},
+                                    worker::BuildPathsWithResults{{all_of(drv)}}}) {
+    const auto failure = client.ask(request).failure;
+    REQUIRE(failure);
+    CHECK(*failure == "unable to start any build: the client's option 'max-jobs' is 0");
+  }
+  // What is there already takes no build.
+  reply_of<worker::EmptyReply>(set(1, "keep-failed", "false"));
+  CHECK(succeeded(client.ask(worker::BuildPaths{{all_of(drv)}})));
+  reply_of<worker::EmptyReply>(set(0, "keep-failed", "false"));
+  CHECK(succeeded(client.ask(worker::BuildPaths{{all_of(drv)}})));
+  CHECK(client.end() == 0);
+}
+
+TEST_CASE("worker session: outputs of outputs are refused in the protocol", "[server][reject]") {
+  PaperServer server(good_build);
+  Client client(server);
+  client.hello();
+  const auto drv = add_derivation(client, "made", {});
+  const protocol::DerivedPath nested{drv, protocol::DerivedPath::Wants::Nested, {"out", "out"}};
+  for (const worker::Request& request :
+       std::vector<worker::Request>{worker::BuildPaths{{nested}},
+                                    worker::BuildPathsWithResults{{nested}},
+                                    worker::QueryMissing{{nested}}}) {
+    const auto failure = client.ask(request).failure;
+    REQUIRE(failure);
+    CHECK(failure->find("!out!out' is an output of an output") != std::string::npos);
+  }
+  CHECK(succeeded(client.ask(worker::BuildPaths{{all_of(drv)}})));
+  CHECK(client.end() == 0);
+}
+
+TEST_CASE("worker session: who may only read is told what is garbage", "[server]") {
+  PaperServer server(good_build);
+  Client client(server, worker::kNewestVersion, false);
+  client.hello();
+  for (const auto action : {worker::GcAction::ReturnLive, worker::GcAction::ReturnDead}) {
+    const worker::CollectGarbage request{action, true, {}, false, false, 0};
+    CHECK(reply_of<worker::GarbageReply>(client.ask(request)).paths.empty());
+  }
+  CHECK(client.end() == 0);
 }
 
 TEST_CASE("worker session: a client that leaves ends its builds", "[server]") {
