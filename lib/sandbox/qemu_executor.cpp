@@ -1,4 +1,5 @@
 #include "sandbox/decompress.hpp"
+#include "sandbox/machine_files.hpp"
 #include "sandbox/qemu_execution.hpp"
 #include "sandbox/run_folders.hpp"
 
@@ -169,10 +170,10 @@ public:
     accelerator_ = accelerator_of(settings_).accelerator;
     const auto kernel = find_or_import_kernel(settings_.kernel_cache, settings_.kernel);
     kernel_ = open_read_only(kernel.image, "sandbox.kernel-cache");
-    auto programs = read_programs(settings_, kernel);
-    initramfs_ = cached(kernel, programs);
+    initramfs_ = open_read_only(plain_initramfs(settings_, kernel), "sandbox.kernel-cache");
     builtin_initramfs_ = initramfs_.duplicate();
     if (!settings_.builtin.empty()) {
+      auto programs = read_programs(settings_, kernel);
       programs.builtin = read_file(settings_.builtin.c_str(), kMaxProgram, "sandbox.spawn");
       builtin_initramfs_ = cached(kernel, programs);
     }
@@ -289,6 +290,10 @@ private:
 };
 
 } // namespace
+
+fs::path plain_initramfs(const QemuExecutorSettings& settings, const ImportedKernel& kernel) {
+  return cache_initramfs(kernel.directory, build_initramfs(read_programs(settings, kernel)));
+}
 
 AcceleratorProbe accelerator_of(const QemuExecutorSettings& settings) {
   return choose_accelerator(settings.accelerator,

@@ -1,6 +1,7 @@
 #include "executor_rig.hpp"
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/machine_trial.hpp>
 #include <nixbuild/sandbox/runner_protocol.hpp>
 
 #include <catch2/catch.hpp>
@@ -107,6 +108,41 @@ TEST_CASE("executor: an emulator's last words are in the error", "[sandbox]") {
     FAIL("no error");
   } catch (const Error& error) {
     CHECK(error.message().find("Kernel panic - not syncing: role") != std::string::npos);
+  }
+}
+
+TEST_CASE("executor: a trial tells of a host whose machines work, and remembers it", "[sandbox]") {
+  const ScratchFolder folder;
+  const auto settings = fake_settings(folder, "works");
+  CHECK_FALSE(machine_is_known_to_work(settings));
+  const auto trial = try_machine(settings);
+  INFO(trial.reason);
+  CHECK(trial.works);
+  CHECK(trial.accelerator == Accelerator::Tcg);
+  CHECK(machine_is_known_to_work(settings));
+  CHECK(fs::is_empty(settings.run_directory));
+  // Of this kernel and these programs, not of others.
+  auto other = settings;
+  other.guest = RUNNER_PATH;
+  CHECK_FALSE(machine_is_known_to_work(other));
+}
+
+TEST_CASE("executor: a trial names what keeps machines from working", "[sandbox][reject]") {
+  const std::pair<const char*, const char*> cases[] = {
+      {"cannot-mount", "mounting erofs on '/inputs': No such device"},
+      {"refused", "Could not access KVM kernel module: Permission denied"},
+      {"panic", "Kernel panic - not syncing"},
+      {"good", "ended with 7"},
+      {"silent", "did not answer within 3 s"},
+  };
+  for (const auto& [role, words] : cases) {
+    INFO(role);
+    const ScratchFolder folder;
+    auto settings = fake_settings(folder, role);
+    const auto trial = try_machine(settings);
+    CHECK_FALSE(trial.works);
+    CHECK(trial.reason.find(words) != std::string::npos);
+    CHECK_FALSE(machine_is_known_to_work(settings));
   }
 }
 
