@@ -8,6 +8,7 @@
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/guest_protocol.hpp>
 #include <nixbuild/sandbox/initramfs.hpp>
+#include <nixbuild/sandbox/machine_trial.hpp>
 #include <nixbuild/sandbox/qemu_executor.hpp>
 
 #include <fcntl.h>
@@ -21,6 +22,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <utility>
 #include <vector>
@@ -185,6 +187,23 @@ public:
 
   [[nodiscard]] bool offers_network() const override { return !settings_.network_helper.empty(); }
 
+  HostVerdict host_failed(const std::string& reason) override {
+    try {
+      const auto trial = try_machine(settings_);
+      if (!trial.works) {
+        return {HostVerdict::Use::Nothing, trial.reason};
+      }
+      if (trial.accelerator == Accelerator::Tcg &&
+          accelerator_.exchange(Accelerator::Tcg) != Accelerator::Tcg) {
+        return {HostVerdict::Use::Emulation,
+                trial.kvm_trouble.empty() ? reason : trial.kvm_trouble};
+      }
+      return {HostVerdict::Use::AsBefore, reason};
+    } catch (const Error& error) {
+      return {HostVerdict::Use::Nothing, error.message()};
+    }
+  }
+
   aio::Task<std::unique_ptr<Execution>> start(ExecutionPlan plan) override {
     check_id(plan.id);
     const auto directory = settings_.run_directory / plan.id;
@@ -282,7 +301,7 @@ private:
 
   boost::asio::any_io_executor executor_;
   QemuExecutorSettings settings_;
-  Accelerator accelerator_ = Accelerator::Tcg;
+  std::atomic<Accelerator> accelerator_ = Accelerator::Tcg;
   UniqueFd kernel_;
   UniqueFd initramfs_;
   UniqueFd builtin_initramfs_;           ///< with nixbuild-builtin in it
@@ -290,6 +309,12 @@ private:
 };
 
 } // namespace
+
+bool is_host_fault(const Error& error) noexcept {
+  const auto& code = error.code();
+  return code == "sandbox.host" || code == "sandbox.spawn" || code == "sandbox.accelerator" ||
+         code == "sandbox.initramfs" || code.starts_with("sandbox.kernel-");
+}
 
 fs::path plain_initramfs(const QemuExecutorSettings& settings, const ImportedKernel& kernel) {
   return cache_initramfs(kernel.directory, build_initramfs(read_programs(settings, kernel)));

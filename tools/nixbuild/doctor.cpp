@@ -1,5 +1,6 @@
 #include "here.hpp"
 #include "server/admin_text.hpp"
+#include "server/host_faults.hpp"
 
 #include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/sandbox/kernel.hpp>
@@ -202,7 +203,7 @@ private:
 };
 
 /// One machine, as a build's, to where a builder has run in it.
-Finding try_a_machine(const Patient& patient) {
+Finding try_a_machine(const Patient& patient, bool trust_memory) {
   Finding finding{"machine", Level::Ok, "", ""};
   std::optional<PassingFolder> passing;
   std::string folder = patient.globals.state_dir;
@@ -210,7 +211,7 @@ Finding try_a_machine(const Patient& patient) {
     folder = passing.emplace().path();
   }
   const auto settings = server::machine_settings(patient.config, folder);
-  if (sandbox::machine_is_known_to_work(settings)) {
+  if (trust_memory && sandbox::machine_is_known_to_work(settings)) {
     finding.says = "one with this kernel has booted, mounted its inputs and run a builder";
     return finding;
   }
@@ -235,6 +236,7 @@ Finding try_a_machine(const Patient& patient) {
 
 /// `before`: what was found so far; where a part of a machine is missing there is nothing to try.
 Finding check_machine(const Patient& patient, const std::vector<Finding>& before) {
+  const auto fault = server::host_fault_in(patient.globals.state_dir);
   for (const auto& found : before) {
     if (found.level == Level::Problem) {
       return {"machine",
@@ -243,14 +245,22 @@ Finding check_machine(const Patient& patient, const std::vector<Finding>& before
               "mend that first"};
     }
   }
+  Finding finding;
   try {
-    return try_a_machine(patient);
+    finding = try_a_machine(patient, !fault);
   } catch (const Error& error) {
-    return {"machine",
-            Level::Warning,
-            fmt::format("could not be tried: {}", error.message()),
-            "run this as the user that the daemon runs as"};
+    finding = {"machine",
+               Level::Warning,
+               fmt::format("could not be tried: {}", error.message()),
+               "run this as the user that the daemon runs as"};
   }
+  if (fault) {
+    finding.level = std::max(finding.level, Level::Warning);
+    finding.says += "; the daemon says: " + *fault;
+    finding.advice +=
+        finding.advice.empty() ? "it tries again by itself; KVM only after a restart" : "";
+  }
+  return finding;
 }
 
 /// A text as one word of a shell's command.

@@ -85,7 +85,11 @@ TEST_CASE("executor: a guest that breaks the rules is killed and named", "[sandb
     CHECK(code_of(io, until_exit(*executor, small_plan(folder, {"out"}))) == code);
     CHECK(eventually([&] { return nothing_left(folder.path() / "run"); }));
   };
-  check("panic", "sandbox.lost");
+  // What the next machine would do here, too.
+  check("panic", "sandbox.host");
+  check("refused", "sandbox.host");
+  check("cannot-mount", "sandbox.host");
+  check("killed", "sandbox.lost");
   check("gives-up", "sandbox.lost");
   check("dies-in-output", "sandbox.lost");
   check("silent", "sandbox.lost");
@@ -143,7 +147,16 @@ TEST_CASE("executor: a trial names what keeps machines from working", "[sandbox]
     CHECK_FALSE(trial.works);
     CHECK(trial.reason.find(words) != std::string::npos);
     CHECK_FALSE(machine_is_known_to_work(settings));
+    asio::io_context io;
+    const auto executor = make_qemu_executor(io.get_executor(), settings);
+    const auto verdict = executor->host_failed("one was lost");
+    CHECK(verdict.use == HostVerdict::Use::Nothing);
+    CHECK(verdict.reason.find(words) != std::string::npos);
   }
+  const ScratchFolder folder;
+  asio::io_context io;
+  const auto executor = make_qemu_executor(io.get_executor(), fake_settings(folder, "works"));
+  CHECK(executor->host_failed("one was lost").use == HostVerdict::Use::AsBefore);
 }
 
 TEST_CASE("executor: a log beyond its limit ends the build", "[sandbox][reject]") {
