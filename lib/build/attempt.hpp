@@ -38,7 +38,7 @@ public:
 
 private:
   /// How one machine ended.
-  enum class Round { Done, OutOfMemory, Lost };
+  enum class Round { Done, OutOfMemory, Lost, Again };
 
   void describe();
   void name_outputs();
@@ -58,6 +58,8 @@ private:
   aio::Task<model::BuildResult> build();
   aio::Task<Round> use_machine();
   aio::Task<Round> follow_to_the_end();
+  aio::Task<void> make_machine();
+  aio::Task<Round> take_host_fault(std::string reason);
   void prepare_again(Round round);
   [[nodiscard]] scheduler::BuildRequest queue_request() const;
   [[nodiscard]] scheduler::Measurements measured() const;
@@ -143,6 +145,7 @@ private:
   model::StorePaths made_paths_;   ///< where they are, once that is known; in the same order
   std::map<std::string, std::vector<std::string>> output_signatures_;
   ComputeLease machine_;
+  bool same_machine_ = false; ///< the next round keeps `machine_`
   bool queued_again_ = false; ///< the scheduler gives `machine_` another grant by itself
   std::unique_ptr<sandbox::Execution> execution_;
   std::shared_ptr<BuilderStore> builder_store_; ///< of this machine, once it is known

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <utility>
 
 namespace nixbuild::build {
 
@@ -66,14 +67,19 @@ aio::Task<model::BuildResult> Attempt::build() {
     watch_->ended = true;
     watch_->end.notify();
     watch_->execution = nullptr;
-    execution_->cancel();
-    execution_.reset();
+    if (execution_) {
+      execution_->cancel();
+      execution_.reset();
+    }
     adopted_ = false;
     builder_ended_ = false;
     builder_store_.reset();
     phases_.clear();
     if (control_->cancelled() || control_->left_running()) {
       throw_stopped();
+    }
+    if (round == Round::Again) {
+      continue;
     }
     prepare_again(round);
     auto line =
@@ -138,21 +144,63 @@ void Attempt::prepare_again(Round round) {
 }
 
 aio::Task<Attempt::Round> Attempt::use_machine() {
-  if (!execution_) {
-    co_await lease_machine();
-    co_await choose_accelerator();
-    if (waited_ || record_.attempt > 0) {
-      auto line = fmt::format("building with {} {} and {} MiB of memory ({})",
-                              record_.cpus,
-                              record_.cpus == 1 ? "cpu" : "cpus",
-                              record_.memory_bytes >> 20,
-                              record_.accelerator);
-      co_await say(std::move(line));
+  std::string fault;
+  try {
+    if (!execution_) {
+      co_await make_machine();
     }
-    record_.started_us = now_us();
-    co_await start();
+    co_return co_await follow_to_the_end();
+  } catch (const Error& error) {
+    if (watch_->reason != Stop::None || !sandbox::is_host_fault(error)) {
+      throw;
+    }
+    fault = error.message();
   }
-  co_return co_await follow_to_the_end();
+  co_return co_await take_host_fault(std::move(fault));
+}
+
+aio::Task<void> Attempt::make_machine() {
+  if (!std::exchange(same_machine_, false)) {
+    co_await lease_machine();
+  }
+  co_await choose_accelerator();
+  if (waited_ || record_.attempt > 0) {
+    auto line = fmt::format("building with {} {} and {} MiB of memory ({})",
+                            record_.cpus,
+                            record_.cpus == 1 ? "cpu" : "cpus",
+                            record_.memory_bytes >> 20,
+                            record_.accelerator);
+    co_await say(std::move(line));
+  }
+  record_.started_us = now_us();
+  co_await start();
+}
+
+/// What would meet the next machine here as well is tried once: the build goes on at once by other
+/// means, or fails as nothing of its own, so that whoever asked may try another host.
+aio::Task<Attempt::Round> Attempt::take_host_fault(std::string reason) {
+  auto ask = [this, &reason] {
+    return parts_.executor.host_failed(reason);
+  };
+  const auto verdict = co_await parts_.pool.run(std::move(ask));
+  std::replace(reason.begin(), reason.end(), '\n', ' ');
+  parts_.log.warning(
+      fmt::format("build {}: its machine could not run here: {}", record_.id, reason));
+  if (verdict.use == sandbox::HostVerdict::Use::Emulation) {
+    same_machine_ = true;
+    auto line = fmt::format("KVM cannot be used here any more: starting again under software "
+                            "emulation, which is slow and no security boundary ({})",
+                            reason);
+    co_await say(std::move(line));
+    co_return Round::Again;
+  }
+  throw BuildFailure(
+      model::BuildStatus::TransientFailure,
+      fmt::format(
+          "the virtual machine of '{}' could not run on this host, which is no fault of the "
+          "build: {}",
+          drv_text_,
+          reason));
 }
 
 aio::Task<Attempt::Round> Attempt::follow_to_the_end() {

@@ -221,10 +221,11 @@ aio::Task<void> Attempt::choose_accelerator() {
   const std::size_t accounts = co_await parts_.pool.run(std::move(count));
   if (accounts > 1 && !settings_.allow_emulation) {
     throw BuildFailure(
-        model::BuildStatus::MiscFailure,
-        fmt::format("this builder has no usable KVM and serves {} accounts; software "
-                    "emulation does not keep them apart (sandbox.allow-emulation "
-                    "permits it)",
+        model::BuildStatus::TransientFailure,
+        fmt::format("the virtual machine of '{}' is not made: this builder has no usable KVM and "
+                    "serves {} accounts; software emulation does not keep them apart "
+                    "(sandbox.allow-emulation permits it)",
+                    drv_text_,
                     accounts));
   }
   if (record_.attempt > 0) {

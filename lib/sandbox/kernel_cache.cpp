@@ -149,6 +149,8 @@ ImportedKernel read_entry(const fs::path& directory, std::string* source_mark) {
     kernel.version = manifest.at("version").as_string();
     kernel.image_sha256 = manifest.at("sha256").as_string();
     *source_mark = manifest.at("source").as_string();
+    kernel.source = source_mark->substr(0, source_mark->find(':'));
+    kernel.imported = manifest.at("imported").as_bool();
     for (const auto& item : manifest.at("modules").as_array()) {
       const auto& module = item.as_object();
       KernelModule entry;
@@ -166,27 +168,50 @@ ImportedKernel read_entry(const fs::path& directory, std::string* source_mark) {
   }
 }
 
-/// The cached entry that `accept(kernel, mark)` takes, the newest version first.
-template <class Accept>
-std::optional<ImportedKernel> find_entry(const fs::path& cache, Accept accept) {
-  std::optional<ImportedKernel> best;
+struct Entry {
+  ImportedKernel kernel;
+  std::string mark;
+};
+
+/// The newest version first.
+std::vector<Entry> entries_of(const fs::path& cache) {
+  std::vector<Entry> entries;
   std::error_code ignored;
   for (const auto& item : fs::directory_iterator(cache, ignored)) {
     if (!fs::exists(item.path() / "manifest.json", ignored)) {
       continue;
     }
     try {
-      std::string mark;
-      auto kernel = read_entry(item.path(), &mark);
-      const bool newer = !best || ::strverscmp(kernel.version.c_str(), best->version.c_str()) > 0;
-      if (newer && accept(kernel, mark) && fs::exists(kernel.image, ignored)) {
-        best = std::move(kernel);
+      Entry entry;
+      entry.kernel = read_entry(item.path(), &entry.mark);
+      if (fs::exists(entry.kernel.image, ignored)) {
+        entries.push_back(std::move(entry));
       }
     } catch (const Error&) {
       // An entry of another version or a broken one is as good as absent: it is imported again.
     }
   }
-  return best;
+  std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return ::strverscmp(a.kernel.version.c_str(), b.kernel.version.c_str()) > 0;
+  });
+  return entries;
+}
+
+fs::file_time_type time_of(const ImportedKernel& kernel) {
+  std::error_code ignored;
+  return fs::last_write_time(kernel.directory / "manifest.json", ignored);
+}
+
+/// What was imported by hand last.
+const Entry* last_imported(const std::vector<Entry>& entries) {
+  const Entry* last = nullptr;
+  for (const auto& entry : entries) {
+    if (entry.kernel.imported &&
+        (last == nullptr || time_of(entry.kernel) > time_of(last->kernel))) {
+      last = &entry;
+    }
+  }
+  return last;
 }
 
 fs::path make_staging(const fs::path& cache) {
@@ -230,10 +255,13 @@ json::array import_modules(const KernelSource& source,
 
 } // namespace
 
-ImportedKernel import_kernel(const fs::path& cache, const KernelSource& source) {
+ImportedKernel
+import_kernel(const fs::path& cache, const KernelSource& source, KernelOrigin origin) {
   const auto mark = mark_of(source);
   auto bytes = read_image(source.image);
   ImportedKernel kernel;
+  kernel.source = source.image;
+  kernel.imported = origin == KernelOrigin::ImportedByHand;
   kernel.version = source.version.empty() ? kernel_release(bytes) : source.version;
   kernel.elf = is_pvh_elf(bytes);
   if (!kernel.elf) {
@@ -254,6 +282,7 @@ ImportedKernel import_kernel(const fs::path& cache, const KernelSource& source) 
     json::object manifest{{"format", kFormat},
                           {"version", kernel.version},
                           {"source", mark},
+                          {"imported", kernel.imported},
                           {"image", image_name},
                           {"elf", kernel.elf},
                           {"sha256", kernel.image_sha256}};
@@ -266,7 +295,10 @@ ImportedKernel import_kernel(const fs::path& cache, const KernelSource& source) 
       if (errno != EEXIST && errno != ENOTEMPTY) {
         throw_system_error("sandbox.kernel-cache", kernel.directory.string());
       }
-      fs::remove_all(staging); // the same import by another process
+      fs::remove_all(staging); // the same import by another process, or again
+      std::error_code ignored;
+      fs::last_write_time(
+          kernel.directory / "manifest.json", fs::file_time_type::clock::now(), ignored);
     }
     kernel.image = kernel.directory / image_name;
     for (auto& module : kernel.modules) {
@@ -325,24 +357,72 @@ KernelSource newest_kernel(const fs::path& root) {
   return *best;
 }
 
-ImportedKernel find_or_import_kernel(const fs::path& cache,
-                                     const std::optional<KernelSource>& source) {
-  KernelSource chosen;
-  try {
-    chosen = source ? *source : newest_kernel();
-  } catch (const Error&) {
-    // A kernel that was imported by hand serves those who cannot read /boot.
-    if (auto any = find_entry(cache, [](const auto&, const auto&) { return true; })) {
-      return std::move(*any);
+std::vector<ImportedKernel> cached_kernels(const fs::path& cache) {
+  std::vector<ImportedKernel> kernels;
+  for (auto& entry : entries_of(cache)) {
+    kernels.push_back(std::move(entry.kernel));
+  }
+  return kernels;
+}
+
+std::string_view words_of(KernelChoice::Why why) noexcept {
+  switch (why) {
+  case KernelChoice::Why::Configured:
+    return "because the configuration names it";
+  case KernelChoice::Why::Imported:
+    return "because it was imported last";
+  case KernelChoice::Why::Found:
+    return "because it is the newest of this host, and none was imported";
+  case KernelChoice::Why::TakenOver:
+    break;
+  }
+  return "because it was taken over earlier, and no other kernel can be read now";
+}
+
+KernelChoice choose_kernel(const fs::path& cache,
+                           const std::optional<KernelSource>& configured,
+                           const fs::path& root) {
+  const auto entries = entries_of(cache);
+  KernelChoice choice;
+  if (configured) {
+    choice.why = KernelChoice::Why::Configured;
+    choice.source = configured;
+  } else if (const auto* imported = last_imported(entries)) {
+    choice.why = KernelChoice::Why::Imported;
+    choice.cached = imported->kernel;
+    return choice;
+  } else {
+    try {
+      choice.source = newest_kernel(root);
+    } catch (const Error&) {
+      if (entries.empty()) {
+        throw;
+      }
+      choice.why = KernelChoice::Why::TakenOver;
+      choice.cached = entries.front().kernel;
+      return choice;
     }
-    throw;
   }
-  const auto mark = mark_of(chosen);
-  if (auto cached = find_entry(
-          cache, [&](const auto&, const std::string& entry_mark) { return entry_mark == mark; })) {
-    return std::move(*cached);
+  const auto mark = mark_of(*choice.source);
+  const auto same = std::find_if(
+      entries.begin(), entries.end(), [&](const Entry& entry) { return entry.mark == mark; });
+  if (same != entries.end()) {
+    choice.cached = same->kernel;
   }
-  return import_kernel(cache, chosen);
+  return choice;
+}
+
+ImportedKernel find_or_import_kernel(const fs::path& cache,
+                                     const std::optional<KernelSource>& configured) {
+  auto choice = choose_kernel(cache, configured);
+  return choice.cached ? std::move(*choice.cached) : import_kernel(cache, *choice.source);
+}
+
+void forget_kernel(const ImportedKernel& kernel) noexcept {
+  std::error_code ignored;
+  // Without its manifest it is none any more, whatever stays behind.
+  fs::remove(kernel.directory / "manifest.json", ignored);
+  fs::remove_all(kernel.directory, ignored);
 }
 
 } // namespace nixbuild::sandbox

@@ -1,4 +1,5 @@
 #include "sandbox/decompress.hpp"
+#include "sandbox/machine_files.hpp"
 #include "sandbox/qemu_execution.hpp"
 #include "sandbox/run_folders.hpp"
 
@@ -7,6 +8,7 @@
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/guest_protocol.hpp>
 #include <nixbuild/sandbox/initramfs.hpp>
+#include <nixbuild/sandbox/machine_trial.hpp>
 #include <nixbuild/sandbox/qemu_executor.hpp>
 #include <nixbuild/sandbox/scratch_room.hpp>
 
@@ -22,6 +24,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <utility>
 #include <vector>
@@ -176,10 +179,10 @@ public:
     accelerator_ = accelerator_of(settings_).accelerator;
     const auto kernel = find_or_import_kernel(settings_.kernel_cache, settings_.kernel);
     kernel_ = open_read_only(kernel.image, "sandbox.kernel-cache");
-    auto programs = read_programs(settings_, kernel);
-    initramfs_ = cached(kernel, programs);
+    initramfs_ = open_read_only(plain_initramfs(settings_, kernel), "sandbox.kernel-cache");
     builtin_initramfs_ = initramfs_.duplicate();
     if (!settings_.builtin.empty()) {
+      auto programs = read_programs(settings_, kernel);
       programs.builtin = read_file(settings_.builtin.c_str(), kMaxProgram, "sandbox.spawn");
       builtin_initramfs_ = cached(kernel, programs);
     }
@@ -192,6 +195,23 @@ public:
   [[nodiscard]] bool offers_network() const override { return !settings_.network_helper.empty(); }
 
   [[nodiscard]] bool offers_disk() const override { return !settings_.disk_maker.empty(); }
+
+  HostVerdict host_failed(const std::string& reason) override {
+    try {
+      const auto trial = try_machine(settings_);
+      if (!trial.works) {
+        return {HostVerdict::Use::Nothing, trial.reason};
+      }
+      if (trial.accelerator == Accelerator::Tcg &&
+          accelerator_.exchange(Accelerator::Tcg) != Accelerator::Tcg) {
+        return {HostVerdict::Use::Emulation,
+                trial.kvm_trouble.empty() ? reason : trial.kvm_trouble};
+      }
+      return {HostVerdict::Use::AsBefore, reason};
+    } catch (const Error& error) {
+      return {HostVerdict::Use::Nothing, error.message()};
+    }
+  }
 
   aio::Task<std::unique_ptr<Execution>> start(ExecutionPlan plan) override {
     check_id(plan.id);
@@ -298,7 +318,7 @@ private:
 
   boost::asio::any_io_executor executor_;
   QemuExecutorSettings settings_;
-  Accelerator accelerator_ = Accelerator::Tcg;
+  std::atomic<Accelerator> accelerator_ = Accelerator::Tcg;
   UniqueFd kernel_;
   UniqueFd initramfs_;
   UniqueFd builtin_initramfs_;           ///< with nixbuild-builtin in it
@@ -317,6 +337,16 @@ fs::path find_disk_maker() {
     }
   }
   return {};
+}
+
+bool is_host_fault(const Error& error) noexcept {
+  const auto& code = error.code();
+  return code == "sandbox.host" || code == "sandbox.spawn" || code == "sandbox.accelerator" ||
+         code == "sandbox.initramfs" || code.starts_with("sandbox.kernel-");
+}
+
+fs::path plain_initramfs(const QemuExecutorSettings& settings, const ImportedKernel& kernel) {
+  return cache_initramfs(kernel.directory, build_initramfs(read_programs(settings, kernel)));
 }
 
 AcceleratorProbe accelerator_of(const QemuExecutorSettings& settings) {

@@ -239,7 +239,8 @@ std::vector<CommandSpec> local_commands() {
        "VMLINUZ [MODULES]",
        "take a kernel over for building",
        "VMLINUZ is a distribution's kernel image (/boot/vmlinuz-VERSION), MODULES its folder\n"
-       "(/lib/modules/VERSION). Without MODULES all that is needed must be built in.",
+       "(/lib/modules/VERSION). Without MODULES all that is needed must be built in. A machine is\n"
+       "tried with it; a kernel with which none comes as far as a builder is refused.",
        {kJson},
        1,
        2,
@@ -248,7 +249,8 @@ std::vector<CommandSpec> local_commands() {
       {"kernel list",
        "",
        "list the kernels taken over",
-       "The daemon takes the one its configuration names, else the newest of this machine.",
+       "The daemon takes the one its configuration names, else the one imported last, else the\n"
+       "newest of this machine.",
        {kJson},
        0,
        0,

@@ -169,6 +169,11 @@ ApiAnswer Api::dispatch(const ApiRequest& request) const {
     }
     ApiAnswer answer;
     answer.type = "text/plain; charset=utf-8";
+    if (hooks_.host_state && hooks_.host_state().closed) {
+      answer.status = 503;
+      answer.body = "no machine works on this host: builds fail\n";
+      return answer;
+    }
     answer.body = "ok\n";
     return answer;
   }

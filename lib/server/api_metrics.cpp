@@ -60,6 +60,17 @@ void put_builds(MetricsText& text, const ApiCall& call) {
   text.value(call.parts.counters.log_bytes());
 }
 
+void put_host(MetricsText& text, const HostState& host) {
+  text.begin("nixbuild_host_faults_total",
+             Kind::Counter,
+             "Machines that ended by a fault of this host, and attempts to make one that failed.");
+  text.value(host.faults);
+  text.begin("nixbuild_host_closed", Kind::Gauge, "1 while no machine works here and builds fail.");
+  text.value(host.closed ? 1 : 0);
+  text.begin("nixbuild_host_without_kvm", Kind::Gauge, "1 once KVM has failed and is not used.");
+  text.value(host.without_kvm ? 1 : 0);
+}
+
 void put_sessions(MetricsText& text, const ServerCounters& counters) {
   text.begin("nixbuild_sessions_open", Kind::Gauge, "Sessions that are open, by protocol.");
   for (std::size_t i = 0; i < kSessionProtocols; ++i) {
@@ -96,6 +107,9 @@ ApiAnswer show_metrics(ApiCall& call) {
   text.begin("nixbuild_uptime_seconds", Kind::Gauge, "Since the daemon's start.");
   text.value(fmt::format("{:.3f}", call.uptime_seconds));
   put_builds(text, call);
+  if (call.hooks.host_state) {
+    put_host(text, call.hooks.host_state());
+  }
   put_sessions(text, call.parts.counters);
   if (call.hooks.stored_bytes) {
     text.begin("nixbuild_store_bytes", Kind::Gauge, "Bytes that the store takes on the disk.");

@@ -1,4 +1,5 @@
 #include "builder_settings.hpp"
+#include "host_faults.hpp"
 #include "http_hooks.hpp"
 #include "machine_health.hpp"
 #include "quota_desk.hpp"
@@ -195,6 +196,7 @@ struct Daemon::State {
   std::unique_ptr<store::LogStore> logs;
   store::Store store;
   AccountDesk accounts;
+  HostFaults faults;
   LateExecutor executor;
   build::LeaseDesk leases;
   QuotaDesk quotas;
@@ -221,8 +223,11 @@ struct Daemon::State {
         segments(store::open_file_segments(settings.state_dir + "/store", lazy_segments())),
         logs(store::open_file_logs(settings.state_dir + "/logs")),
         store(*db, *segments, clock, model::StoreDir(settings.config.store_dir)),
-        accounts(*db, clock, desk_settings(settings)),
-        executor([this, make_executor] { return make_executor(io.get_executor()); }, pool),
+        accounts(*db, clock, desk_settings(settings)), faults(settings.state_dir, clock, log),
+        executor([this, make_executor] { return make_executor(io.get_executor()); },
+                 pool,
+                 clock,
+                 teller_of(faults)),
         leases(scheduling(), {this_machine(settings.config, share)}, clock),
         quotas(store, accounts, leases, clock),
         kept(clock, {settings.config.kept_machines, settings.config.kept_time}),
@@ -256,7 +261,7 @@ struct Daemon::State {
       http = std::make_unique<HttpServer>(io.get_executor(),
                                           http_settings(settings.state_dir, settings.config),
                                           http_parts,
-                                          http_hooks({*db, accounts, builds, leases}));
+                                          http_hooks({*db, accounts, builds, leases, faults}));
     }
   }
 

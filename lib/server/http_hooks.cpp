@@ -33,6 +33,9 @@ HttpHooks http_hooks(const HttpReach& reach) {
     const auto counts = reach.leases.counts();
     return BuildLoad{counts.running, counts.builds - counts.running};
   };
+  hooks.host_state = [reach] {
+    return HostState{reach.faults.is_closed(), reach.faults.is_without_kvm(), reach.faults.count()};
+  };
   hooks.list_settings = [reach](store::AccountId account) {
     const auto effective = reach.accounts.settings_of(account).effective();
     std::vector<std::pair<std::string, std::string>> list;

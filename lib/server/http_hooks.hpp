@@ -1,5 +1,7 @@
 #pragma once
 
+#include "host_faults.hpp"
+
 #include <nixbuild/build/lease_desk.hpp>
 #include <nixbuild/build/shared_builds.hpp>
 #include <nixbuild/server/accounts.hpp>
@@ -14,6 +16,7 @@ struct HttpReach {
   AccountDesk& accounts;
   build::SharedBuilds& builds;
   build::LeaseDesk& leases;
+  const HostFaults& faults;
 };
 
 /// The hooks block, as the HTTP server expects. Those that change a setting fail with

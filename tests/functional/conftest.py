@@ -5,6 +5,7 @@ what a client sees has to pass there too.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -69,15 +70,36 @@ def module_scratch():
     drop_scratch(folder)
 
 
+def kernel_files(which="kernel"):
+    """The image and the modules of a kernel that tests/support/prepare knows."""
+    chosen = os.environ.get("NIXBUILD_TEST_KERNEL_DIR") if which == "kernel" else None
+    kernel = Path(chosen or peers.prepare(which))
+    return next((kernel / "boot").glob("vmlinuz-*")), next((kernel / "lib/modules").iterdir())
+
+
+def tried_kernel():
+    """The kernel cache of a state directory for which it was imported, and a machine tried with it: once for the
+    programs that were built, whichever file of tests comes first."""
+    folder, programs = peers.BUILD / "kernel-for-tests", ("nixbuild", "nixbuild-runner", "nixbuild-guest")
+    image, modules = kernel_files()
+    made_with = "\n".join([str(image), *(str(peers.program(name).stat().st_mtime_ns) for name in programs)])
+    with open(peers.BUILD / "kernel-for-tests.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        mark = folder / "made-with"
+        if not mark.exists() or mark.read_text() != made_with:
+            shutil.rmtree(folder, ignore_errors=True)
+            words = ["--state-dir", folder / "state", "kernel", "import", image, modules]
+            done = subprocess.run(
+                [peers.program("nixbuild"), *words], check=True, timeout=400, stdout=subprocess.PIPE, text=True
+            )
+            assert "tried: a machine with it works" in done.stdout
+            mark.write_text(made_with)
+    return folder / "state/kernels"
+
+
 def import_kernel(state_dir):
-    kernel = Path(os.environ.get("NIXBUILD_TEST_KERNEL_DIR") or peers.prepare("kernel"))
-    image = next((kernel / "boot").glob("vmlinuz-*"))
-    modules = next((kernel / "lib/modules").iterdir())
-    subprocess.run(
-        [peers.program("nixbuild"), "--state-dir", state_dir, "kernel", "import", image, modules],
-        check=True,
-        timeout=120,
-    )
+    """Gives a state directory the kernel for machines."""
+    shutil.copytree(tried_kernel(), Path(state_dir) / "kernels")
 
 
 def with_lean_machines(scratch, config, memory_mib):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import re
 import signal
 import subprocess
@@ -10,7 +11,7 @@ import time
 import pytest
 
 import peers
-from conftest import SERVER, import_kernel
+from conftest import SERVER, import_kernel, kernel_files
 
 pytestmark = pytest.mark.skipif(SERVER != "nixbuild", reason="about our own program")
 
@@ -167,6 +168,11 @@ def test_doctor_with_a_kernel_and_a_daemon(admin):
     assert findings["kernel"]["level"] == "ok"
     assert findings["daemon"]["says"] == "runs"
     assert findings["qemu"]["says"].startswith("QEMU emulator version")
+    assert "because it was imported last" in findings["kernel"]["says"]
+    # The import has tried one, which is remembered.
+    assert (findings["machine"]["level"], findings["machine"]["says"]) == (
+        "ok", "one with this kernel has booted, mounted its inputs and run a builder",
+    )  # fmt: skip
 
 
 def test_doctor_sees_a_bad_configuration(cli, scratch):
@@ -184,10 +190,36 @@ def test_kernels(admin, cli, scratch):
     assert cli.json("kernel", "list") == []
     kernels = admin.json("kernel", "list")
     assert len(kernels) == 1 and kernels[0]["modules"] > 0
-    assert kernels[0]["version"] in admin.run("kernel", "list").stdout
+    assert kernels[0]["used"] and kernels[0]["imported"]
+    assert kernels[0]["version"] + " is used, because it was imported last" in admin.run("kernel", "list").stdout
     cli.run("kernel", "import", scratch / "none", status=4)
     cli.run("kernel", "import", "/bin/sh", "/usr", status=4)
     assert cli.json("kernel", "list") == []
+
+
+def test_the_kernel_of_common_machines(cli):
+    """The one that Debian installs on hardware has as modules what its cloud kernel has built in."""
+    told = cli.json("kernel", "import", *kernel_files("kernel-stock"), timeout=400)
+    assert told["tried"].startswith("tried: a machine with it works")
+    again = cli.json("kernel", "import", *kernel_files("kernel-stock"))
+    assert again["tried"] == "known to work"
+    assert [kernel["used"] for kernel in cli.json("kernel", "list")] == [True]
+
+
+def test_a_kernel_that_cannot_mount_is_refused(cli, scratch):
+    image, modules = kernel_files("kernel-stock")
+    maimed = scratch / "modules"
+    kept = "virtio*.ko libcrc32c.ko erofs.ko overlay.ko net_failover.ko failover.ko modules.builtin*".split()
+    for file in [found for pattern in kept for found in modules.rglob(pattern)]:
+        copy = maimed / file.relative_to(modules)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(file, copy)
+    import_kernel(cli.state_dir)
+    (before,) = cli.json("kernel", "list")
+    refused = cli.run("kernel", "import", image, maimed, status=3, timeout=400)
+    assert "is not taken over" in refused.stderr and "libcrc32c.ko: No such file" in refused.stderr
+    # What was there is still used.
+    assert cli.json("kernel", "list") == [before]
 
 
 # Accounts and store paths

@@ -58,6 +58,9 @@ struct FakeHost {
   /// The daemon has been killed: what its objects do on their way out reaches no machine.
   bool daemon_killed = false;
   bool adopting_fails = false;
+  /// What is left of the host after a fault of its own.
+  sandbox::HostVerdict verdict;
+  std::vector<std::string> faults; ///< told to it
   std::vector<std::string> swept;
 };
 
@@ -74,6 +77,11 @@ public:
   aio::Task<std::unique_ptr<sandbox::Execution>>
   adopt(std::string id, std::size_t outputs, std::uint64_t log_offset) override;
   aio::Task<void> sweep(std::vector<std::string> kept) override;
+
+  sandbox::HostVerdict host_failed(const std::string& reason) override {
+    host_->faults.push_back(reason);
+    return host_->verdict;
+  }
 
   [[nodiscard]] std::string accelerator() const override { return "fake"; }
 

@@ -6,16 +6,20 @@
 //     paperExit      its exit status
 //     paperFlood     KiB of log that come beside each of the lines
 //     paperLock      a file that is locked meanwhile: a second run at the same time fails
+//
+// While a file called `refuse` lies beside its folder it does not start at all.
 
 #include "support/emulator_ports.hpp"
 #include "support/fake_executor.hpp"
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <thread>
@@ -83,6 +87,11 @@ int main(int argc, char** argv) {
   if (argc == 2 && std::string_view(argv[1]) == "--version") {
     std::puts("paper emulator");
     return 0;
+  }
+  const auto refuse = std::filesystem::path(argv[0]).parent_path().parent_path() / "refuse";
+  if (::access(refuse.c_str(), F_OK) == 0) {
+    std::fputs("Could not access KVM kernel module: Permission denied\n", stderr);
+    return 1;
   }
   tests::EmulatorPorts ports(argc, argv);
   ports.say(guest::Hello{});

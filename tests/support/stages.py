@@ -208,7 +208,7 @@ def build_sanitized(report, lanes_free):
 
 def fetch(report):
     """What tests need beside packages: once, and while something else is compiled."""
-    for what in ("kernel", "nix-2.8.0", "nix-2.26.3", "inputs", "sources"):
+    for what in ("kernel", "kernel-stock", "nix-2.8.0", "nix-2.26.3", "inputs", "sources"):
         peers.prepare(what)
 
 

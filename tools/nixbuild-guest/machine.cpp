@@ -12,6 +12,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <sstream>
@@ -36,12 +37,16 @@ std::string trimmed(std::string text) {
   return text;
 }
 
-void load_module(int initramfs, const std::string& file) {
+/// Empty, or why the kernel has not taken it.
+std::string load_module(int initramfs, const std::string& file) {
   const UniqueFd fd(::openat(initramfs, ("modules/" + file).c_str(), O_RDONLY | O_CLOEXEC));
   const int flags = file.ends_with(".ko") ? 0 : kCompressedFile;
   if ((!fd || ::syscall(SYS_finit_module, fd.get(), "", flags) != 0) && errno != EEXIST) {
-    say_to_kernel("nixbuild-guest: module " + file + ": " + std::to_string(errno));
+    const auto trouble = file + ": " + std::strerror(errno);
+    say_to_kernel("nixbuild-guest: module " + trouble);
+    return trouble;
   }
+  return {};
 }
 
 /// Device file of a port, once the kernel knows its name.
@@ -85,15 +90,19 @@ UniqueFd enter_memory_root() {
   return initramfs;
 }
 
-void load_modules(int initramfs) {
+std::string load_modules(int initramfs) {
   const UniqueFd order(::openat(initramfs, "modules/order", O_RDONLY | O_CLOEXEC));
   if (!order) {
-    return;
+    return {};
   }
+  std::string troubles;
   std::istringstream lines(read_file("/proc/self/fd/" + std::to_string(order.get())));
   for (std::string line; std::getline(lines, line);) {
-    load_module(initramfs, line);
+    if (const auto trouble = load_module(initramfs, line); !trouble.empty()) {
+      troubles += (troubles.empty() ? "" : ", ") + trouble;
+    }
   }
+  return troubles;
 }
 
 UniqueFd open_port(std::string_view name, int flags) {

@@ -13,9 +13,9 @@ namespace nixbuild::guest {
 /// builder's namespace can pivot its root. Returns the initramfs.
 [[nodiscard]] UniqueFd enter_memory_root();
 
-/// Loads what `modules/order` names. One that fails is reported to the kernel's log only: what is
-/// really missing shows as soon as it is needed.
-void load_modules(int initramfs);
+/// Loads what `modules/order` names. What is really missing shows as soon as it is needed, so that
+/// one that fails is no error: returns each with why, empty when there is none.
+[[nodiscard]] std::string load_modules(int initramfs);
 
 /// Opens the virtio port of that name as soon as it is there and the host is connected. Error
 /// `guest.port` after 20 s.

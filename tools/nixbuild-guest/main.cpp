@@ -135,10 +135,11 @@ int main(int count, char** words) {
   ::umask(0);
   ::signal(SIGPIPE, SIG_IGN);
   std::optional<HostLink> host;
+  std::string untaken; // modules that this kernel did not take; what is missing now may be theirs
   try {
     const auto initramfs = enter_memory_root();
     tune_kernel();
-    load_modules(initramfs.get());
+    untaken = load_modules(initramfs.get());
     offer_modules(initramfs.get());
     host.emplace(open_port("nixbuild.ctl", O_RDWR));
     work(initramfs.get(), *host);
@@ -146,8 +147,9 @@ int main(int count, char** words) {
     say_to_kernel(std::string("nixbuild-guest: ") + error.what());
     try {
       if (host) {
-        host->send(
-            sandbox::guest::Failure{std::string(error.what()).substr(0, sandbox::guest::kMaxText)});
+        std::string words = error.what();
+        words += untaken.empty() ? "" : " (modules that the kernel did not take: " + untaken + ")";
+        host->send(sandbox::guest::Failure{words.substr(0, sandbox::guest::kMaxText)});
         // The machine ends with the host's answer; a host that gives none is not waited for.
         ::alarm(static_cast<unsigned>(kLastWords.count()));
         ::signal(SIGALRM, [](int) { power_off(); });

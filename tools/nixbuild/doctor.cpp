@@ -1,12 +1,15 @@
 #include "here.hpp"
 #include "server/admin_text.hpp"
+#include "server/host_faults.hpp"
 
 #include <nixbuild/base/descriptor.hpp>
 #include <nixbuild/sandbox/kernel.hpp>
+#include <nixbuild/sandbox/machine_trial.hpp>
 #include <nixbuild/sandbox/probe.hpp>
 #include <nixbuild/sandbox/qemu_executor.hpp>
 #include <nixbuild/server/config.hpp>
 #include <nixbuild/server/handoff.hpp>
+#include <nixbuild/server/machine_settings.hpp>
 
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
@@ -20,12 +23,17 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
 #include <memory>
+#include <optional>
+#include <utility>
+#include <vector>
 
 namespace nixbuild::tool {
 
@@ -156,24 +164,102 @@ Finding check_kernel(const Patient& patient) {
     }
     return finding;
   }
-  std::string trouble;
   try {
-    const auto source = sandbox::newest_kernel();
-    finding.says = fmt::format("{} ({})", source.image.string(), source.version);
-    return finding;
+    const auto choice = sandbox::choose_kernel(kernel_cache(patient.globals), std::nullopt);
+    finding.says =
+        fmt::format("{} ({}), {}",
+                    choice.cached ? choice.cached->source.string() : choice.source->image.string(),
+                    choice.cached ? choice.cached->version : choice.source->version,
+                    sandbox::words_of(choice.why));
   } catch (const Error& error) {
-    trouble = error.message();
+    finding.level = Level::Problem;
+    finding.says = error.message();
+    finding.advice =
+        "as root: " + import + ", or install a kernel package (linux-image-cloud-amd64)";
   }
-  std::error_code missing;
-  for (const auto& item : fs::directory_iterator(kernel_cache(patient.globals), missing)) {
-    if (fs::exists(item.path() / "manifest.json", missing)) {
-      finding.says = "taken over: " + item.path().filename().string();
-      return finding;
+  return finding;
+}
+
+/// A folder for what is tried while there is no state directory.
+class PassingFolder {
+public:
+  PassingFolder() : path_((fs::temp_directory_path() / "nixbuild-doctor-XXXXXX").string()) {
+    system_call(
+        "doctor.folder", path_, [this] { return ::mkdtemp(path_.data()) == nullptr ? -1 : 0; });
+  }
+
+  ~PassingFolder() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+
+  PassingFolder(const PassingFolder&) = delete;
+  PassingFolder& operator=(const PassingFolder&) = delete;
+
+  [[nodiscard]] const std::string& path() const noexcept { return path_; }
+
+private:
+  std::string path_;
+};
+
+/// One machine, as a build's, to where a builder has run in it.
+Finding try_a_machine(const Patient& patient, bool trust_memory) {
+  Finding finding{"machine", Level::Ok, "", ""};
+  std::optional<PassingFolder> passing;
+  std::string folder = patient.globals.state_dir;
+  if (!fs::exists(folder)) {
+    folder = passing.emplace().path();
+  }
+  const auto settings = server::machine_settings(patient.config, folder);
+  if (trust_memory && sandbox::machine_is_known_to_work(settings)) {
+    finding.says = "one with this kernel has booted, mounted its inputs and run a builder";
+    return finding;
+  }
+  const auto trial = sandbox::try_machine(settings);
+  if (!trial.works) {
+    finding.level = Level::Problem;
+    finding.says = "does not come as far as a builder: " + trial.reason;
+    finding.advice = "import another kernel (nixbuild kernel import VMLINUZ MODULES), or mend what "
+                     "is said to be missing; no build can run here";
+    return finding;
+  }
+  finding.says = fmt::format("boots, mounts its inputs and runs a builder ({}, {} ms)",
+                             sandbox::name_of(trial.accelerator),
+                             trial.took.count());
+  if (!trial.kvm_trouble.empty()) {
+    finding.level = Level::Warning;
+    finding.says += ", but under KVM it does not: " + trial.kvm_trouble;
+    finding.advice = "mend KVM, or set sandbox.accelerator = \"tcg\" so that nobody tries it";
+  }
+  return finding;
+}
+
+/// `before`: what was found so far; where a part of a machine is missing there is nothing to try.
+Finding check_machine(const Patient& patient, const std::vector<Finding>& before) {
+  const auto fault = server::host_fault_in(patient.globals.state_dir);
+  for (const auto& found : before) {
+    if (found.level == Level::Problem) {
+      return {"machine",
+              Level::Warning,
+              fmt::format("not tried, because of the {}", found.check),
+              "mend that first"};
     }
   }
-  finding.level = Level::Problem;
-  finding.says = trouble;
-  finding.advice = "as root: " + import + ", or install a kernel package (linux-image-cloud-amd64)";
+  Finding finding;
+  try {
+    finding = try_a_machine(patient, !fault);
+  } catch (const Error& error) {
+    finding = {"machine",
+               Level::Warning,
+               fmt::format("could not be tried: {}", error.message()),
+               "run this as the user that the daemon runs as"};
+  }
+  if (fault) {
+    finding.level = std::max(finding.level, Level::Warning);
+    finding.says += "; the daemon says: " + *fault;
+    finding.advice +=
+        finding.advice.empty() ? "it tries again by itself; KVM only after a restart" : "";
+  }
   return finding;
 }
 
@@ -336,21 +422,23 @@ Finding check_descriptors() {
 }
 
 std::vector<Finding> examine(const Patient& patient) {
-  return {check_state_dir(patient),
-          check_daemon(patient),
-          check_program("nixbuildd"),
-          check_program("nixbuild-runner"),
-          check_program("nixbuild-guest"),
-          check_program("nixbuild-builtin"),
-          check_accelerator(patient),
-          check_kernel(patient),
-          check_qemu(patient),
-          check_shell(patient),
-          check_network(patient),
-          check_scratch(patient),
-          check_cgroup(),
-          check_disk(patient),
-          check_descriptors()};
+  std::vector<Finding> findings{check_state_dir(patient),
+                                check_daemon(patient),
+                                check_program("nixbuildd"),
+                                check_program("nixbuild-runner"),
+                                check_program("nixbuild-guest"),
+                                check_program("nixbuild-builtin"),
+                                check_accelerator(patient),
+                                check_kernel(patient),
+                                check_qemu(patient),
+                                check_shell(patient),
+                                check_network(patient),
+                                check_scratch(patient),
+                                check_cgroup(),
+                                check_disk(patient),
+                                check_descriptors()};
+  findings.push_back(check_machine(patient, findings));
+  return findings;
 }
 
 } // namespace

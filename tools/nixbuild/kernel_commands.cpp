@@ -2,17 +2,18 @@
 #include "server/admin_text.hpp"
 
 #include <nixbuild/sandbox/kernel.hpp>
+#include <nixbuild/sandbox/machine_trial.hpp>
+#include <nixbuild/server/config.hpp>
+#include <nixbuild/server/machine_settings.hpp>
 
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
-#include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <fmt/format.h>
 
-#include <cstring>
 #include <filesystem>
-#include <fstream>
-#include <sstream>
+#include <optional>
+#include <utility>
 
 namespace nixbuild::tool {
 
@@ -21,58 +22,53 @@ namespace json = boost::json;
 
 namespace {
 
-struct CachedKernel {
-  std::string version;
-  std::string image;
-  bool elf = false;
-  std::size_t modules = 0;
-  std::string source;
-};
-
-/// What an entry of the cache says of itself, or nothing when it is not whole.
-std::optional<CachedKernel> read_entry(const fs::path& folder) {
-  std::ifstream file(folder / "manifest.json", std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  boost::system::error_code error;
-  const auto value = json::parse(text.str(), error);
-  if (error || !value.is_object()) {
-    return std::nullopt;
+/// What came of trying a machine with the kernel: words for people, or an error of a kernel that
+/// cannot be used.
+std::string try_kernel(const Globals& globals, const sandbox::ImportedKernel& kernel) {
+  sandbox::MachineTrial trial;
+  try {
+    auto settings =
+        server::machine_settings(server::load_config(globals.config), globals.state_dir);
+    settings.kernel.reset(); // what was imported last is meant
+    if (sandbox::machine_is_known_to_work(settings)) {
+      return "known to work";
+    }
+    trial = sandbox::try_machine(std::move(settings));
+  } catch (const Error& error) {
+    return fmt::format("not tried: {}", error.message());
   }
-  const auto& manifest = value.get_object();
-  const auto text_of_key = [&](std::string_view key) {
-    const auto* found = manifest.if_contains(key);
-    return found != nullptr && found->is_string() ? std::string(found->get_string())
-                                                  : std::string();
-  };
-  CachedKernel kernel;
-  kernel.version = text_of_key("version");
-  kernel.image = (folder / text_of_key("image")).string();
-  kernel.source = text_of_key("source");
-  kernel.source.resize(std::min(kernel.source.size(), kernel.source.find(':')));
-  if (const auto* elf = manifest.if_contains("elf"); elf != nullptr && elf->is_bool()) {
-    kernel.elf = elf->get_bool();
+  if (!trial.works) {
+    sandbox::forget_kernel(kernel);
+    throw Error(
+        Reaction::Unsupported,
+        "kernel.unusable",
+        fmt::format("kernel {} is not taken over: a machine with it does not come as far as "
+                    "a builder: {}",
+                    kernel.version,
+                    trial.reason));
   }
-  if (const auto* list = manifest.if_contains("modules"); list != nullptr && list->is_array()) {
-    kernel.modules = list->get_array().size();
-  }
-  return kernel;
+  return fmt::format("tried: a machine with it works ({}, {} ms){}{}",
+                     sandbox::name_of(trial.accelerator),
+                     trial.took.count(),
+                     trial.kvm_trouble.empty() ? "" : "; under KVM it did not: ",
+                     trial.kvm_trouble);
 }
 
-std::vector<CachedKernel> read_cache(const std::string& cache) {
-  std::vector<CachedKernel> kernels;
-  std::error_code missing;
-  for (const auto& item : fs::directory_iterator(cache, missing)) {
-    if (!item.path().filename().string().starts_with(".")) {
-      if (auto kernel = read_entry(item.path())) {
-        kernels.push_back(std::move(*kernel));
-      }
+/// Why no kernel is used, or which one and why.
+std::pair<std::optional<sandbox::KernelChoice>, std::string> used_kernel(const Globals& globals) {
+  try {
+    const auto config = server::load_config(globals.config);
+    std::optional<sandbox::KernelSource> configured;
+    if (!config.kernel_image.empty()) {
+      configured = sandbox::KernelSource{config.kernel_image, config.kernel_modules, {}};
     }
+    auto choice = sandbox::choose_kernel(kernel_cache(globals), configured);
+    auto words = choice.cached ? choice.cached->version : choice.source->image.string();
+    words += fmt::format(" is used, {}", sandbox::words_of(choice.why));
+    return {std::move(choice), std::move(words)};
+  } catch (const Error& error) {
+    return {std::nullopt, error.message()};
   }
-  std::sort(kernels.begin(), kernels.end(), [](const auto& a, const auto& b) {
-    return ::strverscmp(a.version.c_str(), b.version.c_str()) > 0;
-  });
-  return kernels;
 }
 
 } // namespace
@@ -95,44 +91,61 @@ int kernel_import(const Globals& globals, const server::Command& command) {
   }
   std::error_code ignored;
   fs::create_directories(globals.state_dir, ignored);
-  const auto kernel = sandbox::import_kernel(kernel_cache(globals), source);
+  const auto kernel =
+      sandbox::import_kernel(kernel_cache(globals), source, sandbox::KernelOrigin::ImportedByHand);
+  const auto tried = try_kernel(globals, kernel);
   if (command.has("--json")) {
     print(json::serialize(json::object{{"version", kernel.version},
                                        {"image", kernel.image.string()},
                                        {"elf", kernel.elf},
                                        {"sha256", kernel.image_sha256},
-                                       {"modules", kernel.modules.size()}}) +
+                                       {"modules", kernel.modules.size()},
+                                       {"tried", tried}}) +
           "\n");
   } else {
-    print(fmt::format("kernel {} with {} modules: {}{}\n",
+    print(fmt::format("kernel {} with {} modules: {}{}\n{}\n",
                       server::printable(kernel.version),
                       kernel.modules.size(),
                       kernel.image.string(),
-                      kernel.elf ? "" : " (could not be opened: starts slower)"));
+                      kernel.elf ? "" : " (could not be opened: starts slower)",
+                      server::printable(tried)));
   }
   return 0;
 }
 
 int kernel_list(const Globals& globals, const server::Command& command) {
-  const auto kernels = read_cache(kernel_cache(globals));
+  const auto kernels = sandbox::cached_kernels(kernel_cache(globals));
+  const auto [used, words] = used_kernel(globals);
+  const auto is_used = [&used = used](const sandbox::ImportedKernel& kernel) {
+    return used && used->cached && used->cached->directory == kernel.directory;
+  };
   if (command.has("--json")) {
     json::array list;
     for (const auto& kernel : kernels) {
       list.push_back(json::object{{"version", kernel.version},
-                                  {"image", kernel.image},
+                                  {"image", kernel.image.string()},
                                   {"elf", kernel.elf},
-                                  {"modules", kernel.modules},
-                                  {"source", kernel.source}});
+                                  {"modules", kernel.modules.size()},
+                                  {"source", kernel.source.string()},
+                                  {"imported", kernel.imported},
+                                  {"used", is_used(kernel)}});
     }
     print(json::serialize(list) + "\n");
     return 0;
   }
   using Align = server::TextTable::Align;
-  server::TextTable table({{"VERSION"}, {"MODULES", Align::Right}, {"FROM"}, {"IMAGE"}});
+  server::TextTable table(
+      {{"VERSION"}, {"USED"}, {"IMPORTED"}, {"MODULES", Align::Right}, {"FROM"}, {"IMAGE"}});
   for (const auto& kernel : kernels) {
-    table.add({kernel.version, std::to_string(kernel.modules), kernel.source, kernel.image});
+    table.add({kernel.version,
+               is_used(kernel) ? "yes" : "no",
+               kernel.imported ? "by hand" : "by itself",
+               std::to_string(kernel.modules.size()),
+               kernel.source.string(),
+               kernel.image.string()});
   }
   print(table.empty() ? "no kernel has been taken over yet\n" : table.text());
+  print(server::printable(words) + "\n");
   return 0;
 }
 

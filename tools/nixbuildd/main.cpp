@@ -4,6 +4,7 @@
 #include <nixbuild/sandbox/qemu_executor.hpp>
 #include <nixbuild/server/daemon.hpp>
 #include <nixbuild/server/handoff.hpp>
+#include <nixbuild/server/machine_settings.hpp>
 
 #include <boost/program_options.hpp>
 #include <fcntl.h>
@@ -82,36 +83,17 @@ po::options_description describe_options() {
   return options;
 }
 
-nixbuild::sandbox::QemuExecutorSettings sandbox_settings(const nixbuild::server::Config& config,
-                                                         const std::filesystem::path& state_dir) {
-  nixbuild::sandbox::QemuExecutorSettings settings;
-  settings.runner = nixbuild::server::find_program("nixbuild-runner");
-  settings.guest = nixbuild::server::find_program("nixbuild-guest");
-  settings.builtin = nixbuild::server::find_program("nixbuild-builtin");
-  settings.run_directory = state_dir / "run";
-  settings.kernel_cache = state_dir / "kernels";
-  settings.accelerator = nixbuild::sandbox::accelerator_choice_of(config.accelerator);
-  settings.log_limit_bytes = config.max_log_bytes;
-  settings.guest_patience = config.guest_patience;
-  settings.kernel_options = config.kernel_options;
-  settings.network_allow.assign(config.network_allow.begin(), config.network_allow.end());
-  if (!config.shell.empty()) {
-    settings.busybox = config.shell;
+/// Whoever insists on KVM learns at the start that there is none, not with the first build.
+void check_accelerator(const nixbuild::sandbox::QemuExecutorSettings& settings,
+                       nixbuild::Log& log) {
+  if (settings.accelerator != nixbuild::sandbox::AcceleratorChoice::Kvm) {
+    return;
   }
-  if (!config.qemu.empty()) {
-    settings.qemu = config.qemu;
+  try {
+    (void)nixbuild::sandbox::accelerator_of(settings);
+  } catch (const nixbuild::Error& error) {
+    log.error("builds will fail: " + error.message());
   }
-  if (!config.network_helper.empty()) {
-    settings.network_helper = config.network_helper;
-  }
-  settings.disk_maker = config.disk_maker;
-  if (!config.kernel_image.empty()) {
-    nixbuild::sandbox::KernelSource kernel;
-    kernel.image = config.kernel_image;
-    kernel.modules = config.kernel_modules;
-    settings.kernel = kernel;
-  }
-  return settings;
 }
 
 int run(const po::variables_map& given) {
@@ -128,8 +110,10 @@ int run(const po::variables_map& given) {
   const std::filesystem::path state_dir = settings.state_dir;
   nixbuild::server::ExecutorFactory factory = [config,
                                                state_dir](boost::asio::any_io_executor executor) {
-    return nixbuild::sandbox::make_qemu_executor(executor, sandbox_settings(config, state_dir));
+    return nixbuild::sandbox::make_qemu_executor(
+        executor, nixbuild::server::machine_settings(config, state_dir));
   };
+  check_accelerator(nixbuild::server::machine_settings(config, state_dir), log);
   nixbuild::server::Daemon daemon(std::move(settings), std::move(factory), log);
   return daemon.run();
 }

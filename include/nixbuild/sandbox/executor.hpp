@@ -75,7 +75,9 @@ public:
   virtual ~Execution() = default;
 
   /// The next event; after BuilderExited none may be asked for. Errors: `sandbox.lost` (the VM or
-  /// its runner died), `sandbox.protocol` (the guest broke its protocol), `sandbox.spawn`.
+  /// its runner died), `sandbox.host` (it ended by itself, or gave up, before its builder ran: what
+  /// the next one here would do, too), `sandbox.protocol` (the guest broke its protocol),
+  /// `sandbox.spawn`.
   /// Honours terminal cancellation. Back-pressure: while nobody calls, the guest blocks.
   virtual aio::Task<ExecutionEvent> next_event() = 0;
 
@@ -116,6 +118,22 @@ public:
   virtual void detach() noexcept { cancel(); }
 };
 
+/// Whether an error of this room has its cause in the host (kernel, hypervisor, programs) and not
+/// in the build: another machine here would meet it again.
+[[nodiscard]] NIXBUILD_API bool is_host_fault(const Error& error) noexcept;
+
+/// What a host is still good for, after a machine of its has ended by a fault of the host.
+struct HostVerdict {
+  enum class Use : std::uint8_t {
+    AsBefore,  ///< machines work: it was this one, or it has passed
+    Emulation, ///< KVM does not, and is not used any more; the build may start again at once
+    Nothing,   ///< no machine works
+  };
+
+  Use use = Use::AsBefore;
+  std::string reason; ///< why not as before
+};
+
 /// Starts builds on this machine. Backends: `qemu` (one runner process each), and a fake for tests.
 class Executor {
 public:
@@ -144,6 +162,12 @@ public:
   /// Makes sure that builds can start here and names the accelerator they will use. Errors: what
   /// keeps every build from starting (no kernel, no hypervisor).
   virtual aio::Task<std::string> prepare() { co_return accelerator(); }
+
+  /// A machine has ended by a fault of this host, told as `reason`: tries one that has no build in
+  /// it, and says what builds may count on from now on. Blocks for as long as that takes.
+  virtual HostVerdict host_failed(const std::string& reason) {
+    return {HostVerdict::Use::AsBefore, reason};
+  }
 
   /// `kvm`, `tcg` or `fake`: told to people in logs and listings. Empty: not known before prepare.
   [[nodiscard]] virtual std::string accelerator() const = 0;

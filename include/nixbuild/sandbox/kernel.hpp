@@ -41,6 +41,8 @@ struct ImportedKernel {
   std::string version;
   std::string image_sha256;          ///< of `image`, hexadecimal
   std::vector<KernelModule> modules; ///< in load order
+  std::filesystem::path source;      ///< the image that it was made of
+  bool imported = false;             ///< by hand, not found by itself
 };
 
 /// The uncompressed kernel inside a bzImage, or nothing when its compression is unknown (the image
@@ -76,16 +78,50 @@ module_load_order(const std::filesystem::path& modules,
 /// may not read the newest image; `chmod` or an explicit import helps).
 [[nodiscard]] NIXBUILD_API KernelSource newest_kernel(const std::filesystem::path& root = "/");
 
+enum class KernelOrigin : std::uint8_t { FoundByItself, ImportedByHand };
+
 /// Imports into `cache` (made when missing) and returns the entry; atomic, and safe beside other
 /// importers. Errors: `sandbox.kernel-image`, `sandbox.kernel-module`, `sandbox.kernel-unreadable`,
 /// `sandbox.kernel-cache`.
 NIXBUILD_API ImportedKernel import_kernel(const std::filesystem::path& cache,
-                                          const KernelSource& source);
+                                          const KernelSource& source,
+                                          KernelOrigin origin = KernelOrigin::FoundByItself);
 
-/// The cached entry of `source` (of the newest kernel where none is given) when the source files
-/// have not changed since, else imports it. Where no source can be read, the newest cache entry is
-/// taken. Cost when cached: a few stat calls. Errors: as import_kernel and newest_kernel.
+/// All entries of a cache, the newest version first. What is broken or of another version of this
+/// project is left out.
+[[nodiscard]] NIXBUILD_API std::vector<ImportedKernel>
+cached_kernels(const std::filesystem::path& cache);
+
+/// The kernel that builds use, and why that one.
+struct KernelChoice {
+  enum class Why : std::uint8_t {
+    Configured, ///< the configuration names it
+    Imported,   ///< what was imported by hand last
+    Found,      ///< the newest of this host, of which nothing is imported by hand
+    TakenOver,  ///< that one cannot be read (any more), but it was taken over before
+  };
+
+  Why why = Why::Found;
+  std::optional<KernelSource> source;   ///< of Configured and Found
+  std::optional<ImportedKernel> cached; ///< absent: still to be imported from `source`
+};
+
+/// `because the configuration names it`, …
+[[nodiscard]] NIXBUILD_API std::string_view words_of(KernelChoice::Why why) noexcept;
+
+/// What an operator has said comes before what lies about: the configured kernel, else the one
+/// imported by hand last, else the newest of this host. `root` as for newest_kernel. Imports
+/// nothing. Errors: as newest_kernel; `sandbox.kernel-image` (the source cannot be looked at).
+[[nodiscard]] NIXBUILD_API KernelChoice choose_kernel(const std::filesystem::path& cache,
+                                                      const std::optional<KernelSource>& configured,
+                                                      const std::filesystem::path& root = "/");
+
+/// That choice, imported where it is not in the cache or the source's files have changed since.
+/// Cost when cached: a few stat calls. Errors: as choose_kernel and import_kernel.
 NIXBUILD_API ImportedKernel find_or_import_kernel(const std::filesystem::path& cache,
-                                                  const std::optional<KernelSource>& source);
+                                                  const std::optional<KernelSource>& configured);
+
+/// Takes an entry out of its cache. It may be in use: whoever has opened its files keeps them.
+NIXBUILD_API void forget_kernel(const ImportedKernel& kernel) noexcept;
 
 } // namespace nixbuild::sandbox

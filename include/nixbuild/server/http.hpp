@@ -50,6 +50,13 @@ struct BuildLoad {
   std::uint64_t waiting = 0;
 };
 
+/// Whether machines work on this host, for GET /healthz and GET /metrics.
+struct HostState {
+  bool closed = false;      ///< none does: builds fail
+  bool without_kvm = false; ///< KVM was used until it failed
+  std::uint64_t faults = 0; ///< machines that ended by a fault of the host
+};
+
 /// What the interface does through others. Each may be absent: then the answer is 501, or the
 /// number is left out. Called on threads of the server's own pool; they may block and may throw
 /// Error, which is answered by its reaction.
@@ -65,6 +72,7 @@ struct HttpHooks {
   std::function<void(store::AccountId, std::string_view name)> unset_setting;
 
   std::function<BuildLoad()> build_load;
+  std::function<HostState()> host_state;
   /// Bytes that the store takes. Cheap: it is asked at every scrape.
   std::function<std::uint64_t()> stored_bytes;
 };

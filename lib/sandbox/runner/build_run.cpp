@@ -4,6 +4,7 @@
 
 #include <fmt/format.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -368,14 +369,17 @@ void BuildRun::take_guest_events() {
       extend_patience();
     } else if (std::holds_alternative<GuestStarted>(*event)) {
       mark_phase("build");
+      builder_began_ = true;
       deadline_ = Clock::time_point::max();
     } else if (const auto* exited = std::get_if<GuestExited>(&*event)) {
       guest_exited(exited->exit);
     } else if (const auto* end = std::get_if<GuestOutputEnd>(&*event)) {
       output_ended(*end);
     } else if (const auto* failure = std::get_if<GuestFailure>(&*event)) {
-      throw Error(
-          Reaction::Internal, "sandbox.lost", fmt::format("the guest gave up: {}", failure->text));
+      // Before the builder there is only what every machine does.
+      throw Error(Reaction::Internal,
+                  builder_began_ ? "sandbox.lost" : "sandbox.host",
+                  fmt::format("the guest gave up: {}", failure->text));
     }
   }
   if (machine_) {
@@ -437,8 +441,11 @@ void BuildRun::process_ended() {
     conclude();
   } else if (!failure_) {
     const auto words = Machine::last_words();
-    fail("sandbox.lost",
-         fmt::format("the machine went down before the build was collected{}{}",
+    // One that ends by itself before it runs a builder has met what the next one would meet here.
+    const bool by_itself = WIFEXITED(usage.wait_status) && !builder_began_ && !exited_;
+    fail(by_itself ? "sandbox.host" : "sandbox.lost",
+         fmt::format("the machine went down before {}{}{}",
+                     by_itself ? "its builder could run" : "the build was collected",
                      words.empty() ? "" : ": ",
                      words));
   }

@@ -100,6 +100,7 @@ private:
 
   bool log_ended_ = false;
   bool control_ended_ = false;
+  bool builder_began_ = false;
   bool exited_ = false;
   std::string exit_;
   std::optional<std::uint32_t> wanted_output_;

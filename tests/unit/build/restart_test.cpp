@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <utility>
+
 namespace restart_test {
 
 using namespace nixbuild;
@@ -182,6 +184,58 @@ TEST_CASE("restarts: machines are lost only so often, and that is not reused", "
   CHECK(daemon.executor.runs().size() == 2);
   request.policy->max_restarts = 2;
   CHECK(daemon.complete(request)->result().status == BuildStatus::Built);
+}
+
+TEST_CASE("restarts: a fault of the host is tried once, and is no fault of the build", "[build]") {
+  const auto no_device = [](const sandbox::ExecutionPlan&) {
+    FakeBuild build;
+    build.lost = "mounting erofs:\nNo such device";
+    build.lost_code = "sandbox.host";
+    return build;
+  };
+  const auto no_emulator = [](const sandbox::ExecutionPlan&) {
+    FakeBuild build;
+    build.no_start = "mounting erofs:\nNo such device";
+    return build;
+  };
+  for (const auto& script : {FakeExecutor::Script(no_device), FakeExecutor::Script(no_emulator)}) {
+    World world;
+    world.host->verdict.use = sandbox::HostVerdict::Use::Nothing;
+    Daemon daemon(world, script);
+    auto request = request_for(world.alice, "x");
+    request.policy->reuse_failures = true;
+    for (std::size_t round = 1; round <= 2; ++round) {
+      const auto asker = daemon.complete(request);
+      CHECK(asker->result().status == BuildStatus::TransientFailure);
+      CHECK(asker->result().error.starts_with("the virtual machine of '"));
+      CHECK(asker->result().error.ends_with("could not run on this host, which is no fault of the "
+                                            "build: mounting erofs: No such device"));
+      CHECK(daemon.executor.runs().size() == round);
+      CHECK(world.host->faults.size() == round);
+    }
+  }
+}
+
+TEST_CASE("restarts: without KVM the build goes on under emulation, at once", "[build]") {
+  World world;
+  world.host->verdict.use = sandbox::HostVerdict::Use::Emulation;
+  auto refused = std::make_shared<bool>(false);
+  Daemon daemon(world, [refused](const sandbox::ExecutionPlan&) {
+    FakeBuild build;
+    build.nars.push_back(nar_of_file("made"));
+    if (!std::exchange(*refused, true)) {
+      build.lost = "Could not access KVM kernel module: Permission denied";
+      build.lost_code = "sandbox.host";
+    }
+    return build;
+  });
+  const auto asker = daemon.complete(request_for(world.alice, "x"));
+  CHECK(asker->result().status == BuildStatus::Built);
+  CHECK(asker->log().find("[nixbuild] KVM cannot be used here any more: starting again under "
+                          "software emulation, which is slow and no security boundary (Could not "
+                          "access KVM kernel module: Permission denied)\n") == 0);
+  CHECK(daemon.executor.runs().size() == 2);
+  CHECK(world.db->build(world.alice, 1)->attempt == 2);
 }
 
 TEST_CASE("restarts: leaving between two machines ends the build", "[build]") {

@@ -1,6 +1,7 @@
 #include "executor_rig.hpp"
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/machine_trial.hpp>
 #include <nixbuild/sandbox/runner_protocol.hpp>
 
 #include <catch2/catch.hpp>
@@ -84,7 +85,11 @@ TEST_CASE("executor: a guest that breaks the rules is killed and named", "[sandb
     CHECK(code_of(io, until_exit(*executor, small_plan(folder, {"out"}))) == code);
     CHECK(eventually([&] { return nothing_left(folder.path() / "run"); }));
   };
-  check("panic", "sandbox.lost");
+  // What the next machine would do here, too.
+  check("panic", "sandbox.host");
+  check("refused", "sandbox.host");
+  check("cannot-mount", "sandbox.host");
+  check("killed", "sandbox.lost");
   check("gives-up", "sandbox.lost");
   check("dies-in-output", "sandbox.lost");
   check("silent", "sandbox.lost");
@@ -108,6 +113,50 @@ TEST_CASE("executor: an emulator's last words are in the error", "[sandbox]") {
   } catch (const Error& error) {
     CHECK(error.message().find("Kernel panic - not syncing: role") != std::string::npos);
   }
+}
+
+TEST_CASE("executor: a trial tells of a host whose machines work, and remembers it", "[sandbox]") {
+  const ScratchFolder folder;
+  const auto settings = fake_settings(folder, "works");
+  CHECK_FALSE(machine_is_known_to_work(settings));
+  const auto trial = try_machine(settings);
+  INFO(trial.reason);
+  CHECK(trial.works);
+  CHECK(trial.accelerator == Accelerator::Tcg);
+  CHECK(machine_is_known_to_work(settings));
+  CHECK(fs::is_empty(settings.run_directory));
+  // Of this kernel and these programs, not of others.
+  auto other = settings;
+  other.guest = RUNNER_PATH;
+  CHECK_FALSE(machine_is_known_to_work(other));
+}
+
+TEST_CASE("executor: a trial names what keeps machines from working", "[sandbox][reject]") {
+  const std::pair<const char*, const char*> cases[] = {
+      {"cannot-mount", "mounting erofs on '/inputs': No such device"},
+      {"refused", "Could not access KVM kernel module: Permission denied"},
+      {"panic", "Kernel panic - not syncing"},
+      {"good", "ended with 7"},
+      {"silent", "did not answer within 3 s"},
+  };
+  for (const auto& [role, words] : cases) {
+    INFO(role);
+    const ScratchFolder folder;
+    auto settings = fake_settings(folder, role);
+    const auto trial = try_machine(settings);
+    CHECK_FALSE(trial.works);
+    CHECK(trial.reason.find(words) != std::string::npos);
+    CHECK_FALSE(machine_is_known_to_work(settings));
+    asio::io_context io;
+    const auto executor = make_qemu_executor(io.get_executor(), settings);
+    const auto verdict = executor->host_failed("one was lost");
+    CHECK(verdict.use == HostVerdict::Use::Nothing);
+    CHECK(verdict.reason.find(words) != std::string::npos);
+  }
+  const ScratchFolder folder;
+  asio::io_context io;
+  const auto executor = make_qemu_executor(io.get_executor(), fake_settings(folder, "works"));
+  CHECK(executor->host_failed("one was lost").use == HostVerdict::Use::AsBefore);
 }
 
 TEST_CASE("executor: a log beyond its limit ends the build", "[sandbox][reject]") {

@@ -6,6 +6,8 @@
 
 #include <unistd.h>
 
+#include <csignal>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
@@ -58,8 +60,10 @@ serve_outputs(tests::EmulatorPorts& ports, const guest::Job& job, std::size_t si
   }
 }
 
-[[noreturn]] void
-play_good(tests::EmulatorPorts& ports, std::size_t log_bytes, std::size_t output_bytes) {
+[[noreturn]] void play_good(tests::EmulatorPorts& ports,
+                            std::size_t log_bytes,
+                            std::size_t output_bytes,
+                            std::int32_t code = 7) {
   const auto job = begin(ports);
   ports.say(guest::Started{});
   std::string line = "the builder is " + job.job.builder + "\n";
@@ -68,7 +72,9 @@ play_good(tests::EmulatorPorts& ports, std::size_t log_bytes, std::size_t output
     ports.put_log(line);
     written += line.size();
   } while (written < log_bytes);
-  ports.say(exit_of(job, written));
+  auto exited = exit_of(job, written);
+  exited.exit.code = code;
+  ports.say(exited);
   serve_outputs(ports, job, output_bytes);
 }
 
@@ -79,6 +85,14 @@ play_good(tests::EmulatorPorts& ports, std::size_t log_bytes, std::size_t output
   } else if (role == "panic") {
     std::fputs("Kernel panic - not syncing: role\n", stderr);
     std::exit(0); // as QEMU does
+  } else if (role == "refused") {
+    std::fputs("Could not access KVM kernel module: Permission denied\n", stderr);
+    std::exit(1);
+  } else if (role == "killed") {
+    (void)::raise(SIGKILL);
+  } else if (role == "cannot-mount") {
+    (void)begin(ports);
+    ports.say(guest::Failure{"mounting erofs on '/inputs': No such device"});
   } else if (role == "garbage") {
     ports.put_control(std::string(100, '\xee'));
   } else if (role == "huge-frame") {
@@ -138,6 +152,8 @@ int main(int argc, char** argv) {
   tests::EmulatorPorts ports(argc, argv);
   if (role == "good") {
     play_good(ports, 1, 300'000);
+  } else if (role == "works") {
+    play_good(ports, 1, 1, 0);
   } else if (role == "verbose") {
     play_good(ports, 20'000'000, 1000);
   } else if (role == "large-output") {

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -333,6 +334,52 @@ TEST_CASE("kernel cache: the newest kernel is imported once and found again", "[
   write_text(source.image, bz_image(packed(pvh_elf(), archive_write_add_filter_gzip)) + "x");
   CHECK(find_or_import_kernel(cache, source).directory != first.directory);
   CHECK(std::distance(fs::directory_iterator(cache), {}) == 2);
+}
+
+TEST_CASE("kernel cache: what the operator said comes before what lies about", "[sandbox]") {
+  const ScratchFolder folder;
+  make_root(folder.path());
+  const auto cache = folder.path() / "cache";
+  const auto choose = [&](const std::optional<KernelSource>& configured = std::nullopt) {
+    return choose_kernel(cache, configured, folder.path());
+  };
+  const auto source_of = [&](const char* version) {
+    return KernelSource{folder.path() / "boot" / (std::string("vmlinuz-") + version),
+                        folder.path() / "lib/modules" / version,
+                        version};
+  };
+  CHECK(choose().why == KernelChoice::Why::Found);
+  CHECK(choose().source->version == "6.1.0-10");
+  CHECK_FALSE(choose().cached);
+
+  // That the newest was taken over by itself makes it no kernel of the operator's.
+  (void)import_kernel(cache, source_of("6.1.0-10"));
+  CHECK(choose().why == KernelChoice::Why::Found);
+  CHECK(choose().cached);
+
+  const auto older = import_kernel(cache, source_of("6.1.0-9"), KernelOrigin::ImportedByHand);
+  CHECK(choose().why == KernelChoice::Why::Imported);
+  CHECK(choose().cached->version == "6.1.0-9");
+  CHECK(choose().cached->source == source_of("6.1.0-9").image);
+  CHECK(choose(source_of("6.1.0-10")).why == KernelChoice::Why::Configured);
+  CHECK(choose(source_of("6.1.0-10")).cached->version == "6.1.0-10");
+
+  // The last word counts, not the highest number.
+  const auto newer = import_kernel(cache, source_of("6.1.0-10"), KernelOrigin::ImportedByHand);
+  CHECK(choose().cached->directory == newer.directory);
+  fs::last_write_time(newer.directory / "manifest.json",
+                      fs::file_time_type::clock::now() - std::chrono::hours(1));
+  (void)import_kernel(cache, source_of("6.1.0-9"), KernelOrigin::ImportedByHand);
+  CHECK(choose().cached->directory == older.directory);
+  CHECK(cached_kernels(cache).size() == 3);
+
+  forget_kernel(older);
+  CHECK(choose().cached->directory == newer.directory);
+  forget_kernel(newer);
+  CHECK(choose().why == KernelChoice::Why::Found);
+  fs::remove_all(folder.path() / "boot");
+  CHECK(choose().why == KernelChoice::Why::TakenOver);
+  CHECK(choose().cached->version == "6.1.0-10");
 }
 
 TEST_CASE("kernel cache: what is missing is named", "[sandbox][reject]") {

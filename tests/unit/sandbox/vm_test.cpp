@@ -226,7 +226,7 @@ TEST_CASE("vm: a failing builder's status comes through", "[.][vm][sandbox]") {
   CHECK(result.record.log.find("oops") != std::string::npos);
 }
 
-TEST_CASE("vm: a machine that panics is a lost build, not a success", "[.][vm][sandbox]") {
+TEST_CASE("vm: a machine that panics is a fault of the host, not a success", "[.][vm][sandbox]") {
   if (!VmRig::possible()) {
     return;
   }
@@ -239,7 +239,7 @@ TEST_CASE("vm: a machine that panics is a lost build, not a success", "[.][vm][s
     run_on(rig.io, build(*executor, script_plan("true")));
     FAIL("a build without a guest succeeded");
   } catch (const Error& error) {
-    CHECK(error.code() == "sandbox.lost");
+    CHECK(error.code() == "sandbox.host");
     CHECK(error.message().find("panic") != std::string::npos);
   }
   CHECK(rig.nothing_left());

@@ -530,6 +530,9 @@ TEST_CASE("http api: metrics are in Prometheus's text format", "[server][http]")
   f.hooks.stored_bytes = [] {
     return std::uint64_t{99};
   };
+  f.hooks.host_state = [] {
+    return server::HostState{true, false, 6};
+  };
   const auto answer = f.ask("/metrics");
   CHECK(answer.type == "text/plain; version=0.0.4; charset=utf-8");
   std::set<std::string> lines;
@@ -557,6 +560,9 @@ TEST_CASE("http api: metrics are in Prometheus's text format", "[server][http]")
                                  "nixbuild_sessions_open{protocol=\"serve\"} 1",
                                  "nixbuild_sessions_total{protocol=\"worker\"} 0",
                                  "nixbuild_store_bytes 99",
+                                 "nixbuild_host_faults_total 6",
+                                 "nixbuild_host_closed 1",
+                                 "nixbuild_host_without_kvm 0",
                                  "nixbuild_http_connections 3",
                                  "nixbuild_http_requests_total{code=\"404\"} 1"}) {
     INFO(line);
@@ -569,6 +575,23 @@ TEST_CASE("http api: metrics are in Prometheus's text format", "[server][http]")
   CHECK(f.ask("/metrics").body.find("builds_running") == std::string::npos);
   CHECK(f.ask("/metrics").body.find("store_bytes") == std::string::npos);
   CHECK(f.refusal("/metrics?x=1") == "400 http.query");
+}
+
+TEST_CASE("http api: health is told to everyone, and is bad while no machine works",
+          "[server][http]") {
+  ApiWorld f;
+  f.caller = {};
+  CHECK(f.ask("/healthz").body == "ok\n");
+  bool closed = true;
+  f.hooks.host_state = [&closed] {
+    return server::HostState{closed, true, 1};
+  };
+  const auto answer = f.ask("/healthz");
+  CHECK(answer.status == 503);
+  CHECK(answer.body == "no machine works on this host: builds fail\n");
+  // Why is not for everyone; and emulation is no illness.
+  closed = false;
+  CHECK(f.ask("/healthz").status == 200);
 }
 
 } // namespace api_test
