@@ -169,7 +169,9 @@ ApiAnswer Api::dispatch(const ApiRequest& request) const {
     }
     ApiAnswer answer;
     answer.type = "text/plain; charset=utf-8";
-    answer.body = "ok\n";
+    const auto loops = hooks_.loops ? hooks_.loops() : std::vector<LoopReport>();
+    answer.status = all_well(loops) ? 200 : 503;
+    answer.body = health_text(loops);
     return answer;
   }
   // What there is to see is said to those only who may see something.

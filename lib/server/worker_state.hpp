@@ -4,6 +4,7 @@
 #include "framed_payload.hpp"
 #include "graph_run.hpp"
 #include "questions_ahead.hpp"
+#include "refusals.hpp"
 
 #include <nixbuild/protocol/worker.hpp>
 #include <nixbuild/server/worker_session.hpp>
@@ -14,6 +15,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace nixbuild::server {
@@ -36,6 +38,8 @@ public:
 
 private:
   aio::Task<bool> fill(std::chrono::milliseconds patience);
+  template <class Work>
+  aio::Task<std::invoke_result_t<Work&>> run_long(Work work); // worker_upkeep.cpp
   aio::Task<bool> greet();
   /// One operation, from its request to its reply or failure.
   aio::Task<void> serve(protocol::worker::Request request);
@@ -147,6 +151,7 @@ private:
   model::BuildOptions options_; ///< from SetOptions
   bool keep_going_ = false;
   aio::Event answered_; ///< one of the questions that came ahead
+  Refusals refusals_;
 };
 
 } // namespace nixbuild::server

@@ -1,5 +1,6 @@
 #include "here.hpp"
 #include "server/admin_text.hpp"
+#include "server/state_folder.hpp"
 
 #include <nixbuild/sandbox/kernel.hpp>
 
@@ -8,6 +9,7 @@
 #include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <cstring>
 #include <filesystem>
@@ -93,8 +95,10 @@ int kernel_import(const Globals& globals, const server::Command& command) {
                               command.arguments.at(1)));
     }
   }
-  std::error_code ignored;
-  fs::create_directories(globals.state_dir, ignored);
+  server::make_state_folder(globals.state_dir);
+  // Kernels are no secret, and root may import one for the daemon of another user, whose folder is
+  // closed already.
+  ::umask(022);
   const auto kernel = sandbox::import_kernel(kernel_cache(globals), source);
   if (command.has("--json")) {
     print(json::serialize(json::object{{"version", kernel.version},
