@@ -54,6 +54,9 @@ struct TaskGroup::State {
       }
     } catch (const std::exception& error) {
       log.warning(name + ": " + error.what());
+    } catch (...) {
+      // It would end the thread that it reaches, and with it the program.
+      log.error(name + ": ended by something that is no error");
     }
   }
 };

@@ -12,6 +12,14 @@ namespace nixbuild::build {
 
 using std::chrono::microseconds;
 
+namespace {
+
+std::int64_t time_of_day_us(const Clock& clock) {
+  return std::chrono::duration_cast<microseconds>(clock.wall().time_since_epoch()).count();
+}
+
+} // namespace
+
 Attempt::Attempt(const Builder::Parts& parts,
                  const BuilderSettings& settings,
                  BuildRequest request,
@@ -21,7 +29,9 @@ Attempt::Attempt(const Builder::Parts& parts,
     : parts_(parts), settings_(settings), request_(std::move(request)),
       policy_(request_.policy.value_or(settings.policy)), feed_(std::move(feed)),
       control_(std::move(control)), inputs_(std::move(inputs)), watch_(std::make_shared<Watch>()),
-      drv_text_(parts.store.dir().print(request_.derivation_path)) {}
+      drv_text_(parts.store.dir().print(request_.derivation_path)) {
+  set_clock(time_of_day_us(parts_.clock), microseconds(0));
+}
 
 Attempt::~Attempt() {
   watch_->ended = true;
@@ -31,8 +41,15 @@ Attempt::~Attempt() {
   }
 }
 
+/// It was this time of day so long ago.
+void Attempt::set_clock(std::int64_t wall_us, microseconds ago) {
+  clock_wall_us_ = wall_us;
+  clock_at_ = parts_.clock.monotonic() - ago;
+}
+
 std::int64_t Attempt::now_us() const {
-  return std::chrono::duration_cast<microseconds>(parts_.clock.wall().time_since_epoch()).count();
+  const auto since = parts_.clock.monotonic() - clock_at_;
+  return clock_wall_us_ + std::chrono::duration_cast<microseconds>(since).count();
 }
 
 aio::Task<void> Attempt::open_record() {
@@ -172,6 +189,8 @@ aio::Task<model::BuildResult> Attempt::resume(store::OpenBuild open,
                                               const std::function<aio::Task<bool>()>& wanted) {
   record_ = open.record;
   record_.log_bytes = feed_->size();
+  // The time of day may have been set back meanwhile.
+  set_clock(std::max({now_us(), record_.created_us, record_.started_us}), microseconds(0));
   model::BuildResult result;
   std::exception_ptr fault;
   try {

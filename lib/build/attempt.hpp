@@ -113,6 +113,7 @@ private:
   aio::Task<void> keep_machine(const model::BuildResult& result);
   void note_phase(const std::string& phase, std::chrono::microseconds at);
   [[nodiscard]] std::int64_t now_us() const;
+  void set_clock(std::int64_t wall_us, std::chrono::microseconds ago);
   [[nodiscard]] std::string phases_json() const;
   model::BuildResult success(model::BuildStatus status) const;
 
@@ -126,6 +127,11 @@ private:
   std::shared_ptr<Watch> watch_;
   std::string drv_text_;
   DerivationOptions options_;
+
+  /// The clock of its record: the time of day at one moment, and from then on one that nobody sets,
+  /// so that what is booked is what it took.
+  std::int64_t clock_wall_us_ = 0;
+  MonotonicTime clock_at_;
 
   store::BuildRecord record_;
   bool settled_ = false;       ///< the record is no longer open

@@ -42,6 +42,10 @@ aio::Task<bool> Attempt::adopt(const store::OpenBuild& open) {
     co_return false;
   }
   adopted_ = true;
+  if (const auto age = execution_->age()) {
+    set_clock(record_.started_us, *age);
+  }
+  control_->set_began(parts_.clock.monotonic() - microseconds(now_us() - record_.started_us));
   builder_log_bytes_ = told;
   fresh_line_ = false;
   co_await watch();
@@ -173,6 +177,7 @@ aio::Task<void> Attempt::make_machine() {
     co_await say(std::move(line));
   }
   record_.started_us = now_us();
+  control_->set_began(parts_.clock.monotonic());
   co_await start();
 }
 
@@ -306,6 +311,7 @@ aio::Task<sandbox::GuestExit> Attempt::follow() {
       watch_->last_output = parts_.clock.monotonic();
       if (phase->phase == "build") {
         watch_->builder_running = true;
+        watch_->timed = true;
         // An adopted builder has been running: its time began with its machine.
         const microseconds running(std::max<std::int64_t>(now_us() - record_.started_us, 0));
         watch_->started = adopted_ ? watch_->last_output - running : watch_->last_output;

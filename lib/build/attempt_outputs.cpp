@@ -14,11 +14,37 @@
 #include <chrono>
 #include <cstring>
 #include <set>
+#include <utility>
 
 namespace nixbuild::build {
 
 namespace {
+
 constexpr std::size_t kOutputBuffer = 1024 * 1024;
+
+/// How fast a machine gives what it has made. Only the time counts in which it is waited for.
+class OutputPace {
+public:
+  OutputPace(std::uint64_t floor_bytes, std::chrono::milliseconds time)
+      : floor_(floor_bytes), time_(time) {}
+
+  bool is_too_slow(std::size_t count, MonotonicTime::duration waited) {
+    bytes_ += count;
+    waited_ += waited;
+    if (waited_ < time_) {
+      return false;
+    }
+    const auto seconds = std::chrono::duration<double>(std::exchange(waited_, {})).count();
+    return static_cast<double>(std::exchange(bytes_, 0)) < static_cast<double>(floor_) * seconds;
+  }
+
+private:
+  std::uint64_t floor_;
+  std::chrono::milliseconds time_;
+  std::uint64_t bytes_ = 0;
+  MonotonicTime::duration waited_{0};
+};
+
 } // namespace
 
 /// What a failure of the builder has behind it, when its disk is full.
@@ -129,12 +155,22 @@ aio::Task<void> Attempt::read_output(std::size_t index, const std::function<void
   co_await execution_->open_output(index);
   Bytes buffer(kOutputBuffer);
   std::uint64_t total = 0;
+  OutputPace pace(settings_.output_floor_bytes, settings_.output_floor_time);
   for (;;) {
+    const auto asked = parts_.clock.monotonic();
     const std::size_t count = co_await execution_->read_output(buffer);
     if (count == 0) {
       co_return;
     }
     watch_->last_output = parts_.clock.monotonic();
+    if (pace.is_too_slow(count, watch_->last_output - asked)) {
+      throw BuildFailure(model::BuildStatus::TimedOut,
+                         fmt::format("the machine of '{}' gives its output '{}' at less than {} "
+                                     "bytes a second",
+                                     drv_text_,
+                                     output_names_[index],
+                                     settings_.output_floor_bytes));
+    }
     total += count;
     if (total > settings_.max_output_bytes) {
       throw BuildFailure(model::BuildStatus::OutputRejected,

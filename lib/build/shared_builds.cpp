@@ -461,6 +461,13 @@ std::size_t SharedBuilds::running() const {
   return state_->all.size();
 }
 
+std::optional<MonotonicTime> SharedBuilds::running_since(store::AccountId account,
+                                                         std::int64_t number) const {
+  const std::lock_guard lock(state_->mutex);
+  const auto build = state_->find(account, number);
+  return build ? build->control->began() : std::nullopt;
+}
+
 const model::SigningKey* SharedBuilds::signing_key() const noexcept {
   return state_->builder.parts().signing_key;
 }

@@ -24,7 +24,7 @@ aio::Task<void> watch_over(std::shared_ptr<Watch> watch,
     const auto now = clock.monotonic();
     if (control->cancelled()) {
       watch->stop(Stop::Cancelled);
-    } else if (limits.timeout.count() > 0 && watch->builder_running &&
+    } else if (limits.timeout.count() > 0 && watch->timed &&
                now - watch->started >= limits.timeout) {
       watch->stop(Stop::Timeout);
     } else if (limits.silence.count() > 0 && watch->builder_running &&

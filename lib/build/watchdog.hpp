@@ -17,6 +17,7 @@ struct Watch {
   MonotonicTime started;
   MonotonicTime last_output;
   bool builder_running = false;
+  bool timed = false; ///< its time has begun, and goes on until its outputs are registered
   Stop reason = Stop::None;
   bool ended = false;
   aio::Event end; ///< wakes who waits for `ended`

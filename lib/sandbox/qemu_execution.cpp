@@ -130,7 +130,9 @@ aio::Task<void> QemuExecution::begin(runner::Start start,
   }
 }
 
-aio::Task<void> QemuExecution::attach(std::uint64_t log_offset) {
+aio::Task<void> QemuExecution::attach(std::uint64_t log_offset,
+                                      std::optional<std::chrono::microseconds> age) {
+  age_ = age;
   const Deadline deadline(executor_, link_, kBeginPatience);
   log_offset_ = log_offset;
   runner::Attach attach;

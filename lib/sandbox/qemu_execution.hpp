@@ -6,9 +6,11 @@
 
 #include <boost/asio/any_io_executor.hpp>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 
 namespace nixbuild::sandbox {
@@ -30,7 +32,7 @@ public:
   begin(runner::Start start, UniqueFd kernel, UniqueFd initramfs, std::vector<DiskExtent> disk);
 
   /// Attaches to a runner that an earlier daemon has started; its log comes from here on.
-  aio::Task<void> attach(std::uint64_t log_offset);
+  aio::Task<void> attach(std::uint64_t log_offset, std::optional<std::chrono::microseconds> age);
 
   aio::Task<ExecutionEvent> next_event() override;
   aio::Task<void> open_output(std::size_t index) override;
@@ -40,6 +42,8 @@ public:
   aio::Task<void> finish() override;
 
   [[nodiscard]] MachineUsage usage() const override { return usage_; }
+
+  [[nodiscard]] std::optional<std::chrono::microseconds> age() const override { return age_; }
 
   void cancel() noexcept override;
   void detach() noexcept override;
@@ -57,6 +61,7 @@ private:
   std::string output_; ///< bytes of the output that nobody has read yet
   std::size_t output_taken_ = 0;
   MachineUsage usage_;
+  std::optional<std::chrono::microseconds> age_;
   bool output_open_ = false;
   bool exited_ = false;
   bool over_ = false; ///< the runner has said its last word, was told to kill, or was let go

@@ -247,9 +247,10 @@ public:
       remove_left_behind(directory, settings_.cgroup_parent / ("build-" + id));
       co_return nullptr;
     }
+    const auto age = age_of_runner(socket);
     auto execution =
         std::make_unique<QemuExecution>(executor_, std::move(socket), directory, outputs);
-    co_await execution->attach(log_offset);
+    co_await execution->attach(log_offset, age);
     co_return execution;
   }
 

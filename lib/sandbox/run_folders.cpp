@@ -6,11 +6,14 @@
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
 #include <fstream>
+#include <sstream>
 
 namespace nixbuild::sandbox {
 
@@ -50,6 +53,39 @@ UniqueFd connect_to_runner(const fs::path& folder) {
     return {};
   }
   return socket;
+}
+
+std::optional<std::chrono::microseconds> age_of_runner(const UniqueFd& socket) noexcept {
+  try {
+    ucred peer{};
+    socklen_t size = sizeof peer;
+    if (::getsockopt(socket.get(), SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 || peer.pid <= 0) {
+      return std::nullopt;
+    }
+    std::ifstream file(fmt::format("/proc/{}/stat", peer.pid));
+    std::string text;
+    std::getline(file, text);
+    // The program's name, in parentheses, may hold anything; field 22 is 20 behind it.
+    std::istringstream fields(text.substr(std::min(text.rfind(')'), text.size() - 1) + 1));
+    constexpr int before_start = 19;
+    std::string skipped;
+    for (int i = 0; i < before_start; ++i) {
+      fields >> skipped;
+    }
+    std::uint64_t ticks = 0;
+    timespec now{};
+    if (!(fields >> ticks) || ::clock_gettime(CLOCK_BOOTTIME, &now) != 0) {
+      return std::nullopt;
+    }
+    using std::chrono::microseconds;
+    const auto hertz = static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
+    const microseconds began(static_cast<std::int64_t>(ticks * 1'000'000 / hertz));
+    const microseconds since_boot =
+        std::chrono::seconds(now.tv_sec) + microseconds(now.tv_nsec / 1000);
+    return std::max(since_boot - began, microseconds(0));
+  } catch (const std::exception&) {
+    return std::nullopt;
+  }
 }
 
 void end_runner(const UniqueFd& socket) noexcept {

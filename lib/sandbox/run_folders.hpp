@@ -2,7 +2,9 @@
 
 #include <nixbuild/base/descriptor.hpp>
 
+#include <chrono>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -18,6 +20,11 @@ namespace nixbuild::sandbox {
 
 /// A connection to the runner of that folder, or none: it is gone.
 [[nodiscard]] UniqueFd connect_to_runner(const std::filesystem::path& folder);
+
+/// How long the runner at the other end has lived, by the clock that counts from the machine's
+/// start and that nobody sets; nothing where /proc does not tell.
+[[nodiscard]] std::optional<std::chrono::microseconds>
+age_of_runner(const UniqueFd& socket) noexcept;
 
 /// Tells a runner to end its build and itself.
 void end_runner(const UniqueFd& socket) noexcept;

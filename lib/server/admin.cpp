@@ -1,5 +1,6 @@
 #include "admin_call.hpp"
 #include "admin_text.hpp"
+#include "long_work.hpp"
 
 #include <nixbuild/server/ssh_key.hpp>
 
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <optional>
 #include <utility>
 
@@ -33,6 +35,7 @@ struct Handler {
   std::optional<Permission> permission = std::nullopt; ///< without which it is refused
   bool reads_input = false;                            ///< where the one argument is `-`
   bool talks = false;                                  ///< with its caller, who types
+  bool takes_long = false; ///< as long as the account's store or its list of builds is large
 };
 
 constexpr auto kSeeBuilds = Permission::BuildRead;
@@ -42,21 +45,22 @@ constexpr auto kChange = Permission::AccountWrite;
 constexpr std::array kHandlers = {
     Handler{"account add", &add_account, nullptr, false},
     Handler{"account list", &list_accounts, nullptr, false},
-    Handler{"account remove", &remove_account, nullptr, false},
+    Handler{"account remove", &remove_account, nullptr, false, {}, false, false, true},
     Handler{"builds", &show_builds, nullptr, true, kSeeBuilds},
     Handler{"why", &explain_build, nullptr, true, kSeeBuilds},
     Handler{"cancel", &cancel_build, nullptr, true, Permission::BuildWrite},
     Handler{"attach", nullptr, &attach_build, true, kSeeBuilds},
     Handler{"shell", nullptr, &enter_machine, true, Permission::BuildWrite, false, true},
-    Handler{"usage", &show_usage_of_accounts, nullptr, true, kSeeBuilds},
+    Handler{"usage", &show_usage_of_accounts, nullptr, true, kSeeBuilds, false, false, true},
+    Handler{"health", &show_health, nullptr, false},
     Handler{"drain", nullptr, &drain_builds, false},
     Handler{"undrain", &undrain_builds, nullptr, false},
     Handler{"log", nullptr, &print_log, true, kSeeBuilds},
     Handler{"path info", &show_path_infos, nullptr, true, kSeePaths},
-    Handler{"path list", &list_paths, nullptr, true, kSeePaths},
+    Handler{"path list", &list_paths, nullptr, true, kSeePaths, false, false, true},
     Handler{"path cat", nullptr, &print_path, true, kSeePaths},
-    Handler{"path verify", nullptr, &verify_paths, true, kSeePaths},
-    Handler{"gc", &collect_garbage, nullptr, true},
+    Handler{"path verify", nullptr, &verify_paths, true, kSeePaths, false, false, true},
+    Handler{"gc", &collect_garbage, nullptr, true, {}, false, false, true},
     Handler{"key add", &add_key, nullptr, true, kChange, true},
     Handler{"key list", &list_keys, nullptr, true},
     Handler{"key set", &set_key, nullptr, true, kChange},
@@ -142,12 +146,29 @@ aio::Task<void> watch_caller(std::shared_ptr<AdminCall> call, std::shared_ptr<ai
   call->out->cancel();
 }
 
+/// A turn at what takes long, where there are turns; holding it is all that is done with it.
+aio::Task<std::optional<LongWork::Turn>> turn_of(AdminCall& call, const Handler& handler) {
+  std::optional<LongWork::Turn> turn;
+  if (handler.takes_long && call.parts.long_work != nullptr) {
+    std::function<void()> still_wanted = [&call] {
+      expect_caller(call);
+    };
+    turn.emplace(co_await call.parts.long_work->turn(call.account, std::move(still_wanted)));
+  }
+  co_return turn;
+}
+
+aio::Task<int> take_turn(std::shared_ptr<AdminCall> call, const Handler& handler) {
+  const auto turn = co_await turn_of(*call, handler);
+  co_return co_await handler.streaming(*call);
+}
+
 aio::Task<int> stream(std::shared_ptr<AdminCall> call,
                       std::shared_ptr<aio::ByteStream> in,
-                      StreamingCommand command) {
+                      const Handler& handler) {
   if (call->handoff.limited) {
     // Over SSH the end of the input says nothing: the client may have closed it from the start.
-    co_return co_await command(*call);
+    co_return co_await take_turn(call, handler);
   }
   const auto here = co_await asio::this_coro::executor;
   auto watch = std::make_shared<CallerWatch>();
@@ -158,7 +179,7 @@ aio::Task<int> stream(std::shared_ptr<AdminCall> call,
   std::exception_ptr failure;
   int status = 0;
   try {
-    status = co_await command(*call);
+    status = co_await take_turn(call, handler);
   } catch (...) {
     failure = std::current_exception();
   }
@@ -221,12 +242,14 @@ aio::Task<int> run(std::shared_ptr<AdminCall> call, std::shared_ptr<aio::ByteStr
     co_return co_await handler.streaming(*call);
   }
   if (handler.streaming != nullptr) {
-    co_return co_await stream(call, std::move(in), handler.streaming);
+    co_return co_await stream(call, std::move(in), handler);
   }
   auto work = [call, command = handler.blocking] {
     return command(*call);
   };
-  auto answer = co_await call->parts.pool.run(std::move(work));
+  const auto turn = co_await turn_of(*call, handler);
+  auto& pool = handler.takes_long ? call->slow_pool() : call->parts.pool;
+  auto answer = co_await pool.run(std::move(work));
   co_await write_text(*call->out, std::move(answer.text));
   co_return answer.status;
 }
@@ -242,6 +265,10 @@ AccountDesk& AdminCall::desk() const {
     throw Error(Reaction::Internal, "admin.no-desk", "this daemon keeps no keys and settings");
   }
   return *parts.accounts;
+}
+
+aio::BlockingPool& AdminCall::slow_pool() const {
+  return parts.long_work != nullptr ? parts.long_work->pool : parts.pool;
 }
 
 void expect_caller(const AdminCall& call) {

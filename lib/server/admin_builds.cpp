@@ -104,8 +104,16 @@ store::BuildRecord build_of_argument(const AdminCall& call) {
 
 namespace {
 
-/// From the start, or the question where it waits, to the end, or now.
-std::int64_t record_duration_us(const store::BuildRecord& record) {
+/// From the start, or the question where it waits, to the end, or now. Of one that runs by a clock
+/// that nobody sets.
+std::int64_t record_duration_us(const AdminCall& call, const store::BuildRecord& record) {
+  if (record.started_us != 0 && !record.status) {
+    if (const auto since = call.parts.builds.running_since(record.account, record.id)) {
+      return std::chrono::duration_cast<std::chrono::microseconds>(call.parts.clock.monotonic() -
+                                                                   *since)
+          .count();
+    }
+  }
   const auto from = record.started_us != 0 ? record.started_us : record.created_us;
   const auto to = record.stopped_us != 0 ? record.stopped_us : now_us();
   return from == 0 || to < from ? 0 : to - from;
@@ -128,31 +136,34 @@ json::array outputs_as_json(const model::StoreDir& dir, const store::BuildRecord
   return list;
 }
 
-json::object as_json(const model::StoreDir& dir, const store::BuildRecord& record) {
-  return json::object{{"id", record.id},
-                      {"derivation", record.derivation},
-                      {"platform", record.platform},
-                      {"status", status_name(record)},
-                      {"error", record.error},
-                      {"created", time_or_null(record.created_us)},
-                      {"started", time_or_null(record.started_us)},
-                      {"stopped", time_or_null(record.stopped_us)},
-                      {"durationSeconds", static_cast<double>(record_duration_us(record)) / 1e6},
-                      {"cpus", record.cpus},
-                      {"memoryBytes", record.memory_bytes},
-                      {"peakMemoryBytes", record.peak_memory_bytes},
-                      {"cpuSeconds", static_cast<double>(record.cpu_us) / 1e6},
-                      {"logBytes", record.log_bytes},
-                      {"diskBytes", record.disk_bytes},
-                      {"outputBytes", record.output_bytes},
-                      {"outputs", outputs_as_json(dir, record)},
-                      {"key", record.ssh_key},
-                      {"tags", json::array(record.tags.begin(), record.tags.end())},
-                      {"accelerator", record.accelerator},
-                      {"phasesMicroseconds", parse_phases(record)}};
+json::object as_json(const AdminCall& call, const store::BuildRecord& record) {
+  const auto& dir = call.parts.store.dir();
+  return json::object{
+      {"id", record.id},
+      {"derivation", record.derivation},
+      {"platform", record.platform},
+      {"status", status_name(record)},
+      {"error", record.error},
+      {"created", time_or_null(record.created_us)},
+      {"started", time_or_null(record.started_us)},
+      {"stopped", time_or_null(record.stopped_us)},
+      {"durationSeconds", static_cast<double>(record_duration_us(call, record)) / 1e6},
+      {"cpus", record.cpus},
+      {"memoryBytes", record.memory_bytes},
+      {"peakMemoryBytes", record.peak_memory_bytes},
+      {"cpuSeconds", static_cast<double>(record.cpu_us) / 1e6},
+      {"logBytes", record.log_bytes},
+      {"diskBytes", record.disk_bytes},
+      {"outputBytes", record.output_bytes},
+      {"outputs", outputs_as_json(dir, record)},
+      {"key", record.ssh_key},
+      {"tags", json::array(record.tags.begin(), record.tags.end())},
+      {"accelerator", record.accelerator},
+      {"phasesMicroseconds", parse_phases(record)}};
 }
 
-std::string as_text(const model::StoreDir& dir, const store::BuildRecord& record) {
+std::string as_text(const AdminCall& call, const store::BuildRecord& record) {
+  const auto& dir = call.parts.store.dir();
   std::string text;
   const auto line = [&](std::string_view name, std::string_view value) {
     text += fmt::format("{:<12} {}\n", name, printable(value));
@@ -167,7 +178,7 @@ std::string as_text(const model::StoreDir& dir, const store::BuildRecord& record
   line("created", human_time(record.created_us / 1'000'000));
   line("started", human_time(record.started_us / 1'000'000));
   line("stopped", human_time(record.stopped_us / 1'000'000));
-  line("time", human_duration(record_duration_us(record)));
+  line("time", human_duration(record_duration_us(call, record)));
   line("machine",
        fmt::format("{} cpus, {}, {}",
                    record.cpus,
@@ -228,8 +239,7 @@ LogPiece read_log(const AdminCall& call, std::int64_t number, std::uint64_t offs
 AdminAnswer show_builds(const AdminCall& call) {
   if (!call.command.arguments.empty()) {
     const auto record = build_of_argument(call);
-    return {call.json() ? json::serialize(as_json(call.parts.store.dir(), record)) + "\n"
-                        : as_text(call.parts.store.dir(), record)};
+    return {call.json() ? json::serialize(as_json(call, record)) + "\n" : as_text(call, record)};
   }
   const auto limit = std::min(call.command.number("--limit", kDefaultLimit), kMostBuilds);
   const bool all = !call.command.has("--running") && !call.command.has("--failed");
@@ -249,10 +259,10 @@ AdminAnswer show_builds(const AdminCall& call) {
       table.add({std::to_string(record.id),
                  std::string(status_name(record)),
                  human_time(record.started_us / 1'000'000),
-                 human_duration(record_duration_us(record)),
+                 human_duration(record_duration_us(call, record)),
                  human_size(record.log_bytes),
                  record.derivation});
-      list.push_back(as_json(call.parts.store.dir(), record));
+      list.push_back(as_json(call, record));
     }
   }
   return {call.json() ? json::serialize(list) + "\n" : table.text()};
@@ -298,11 +308,11 @@ aio::Task<store::BuildRecord> look_up(AdminCall& call, std::int64_t number) {
 }
 
 /// One line that says how it ended.
-std::string end_of(const store::BuildRecord& record) {
+std::string end_of(const AdminCall& call, const store::BuildRecord& record) {
   return fmt::format("build {}: {} after {}{}{}\n",
                      record.id,
                      status_name(record),
-                     human_duration(record_duration_us(record)),
+                     human_duration(record_duration_us(call, record)),
                      record.error.empty() ? "" : ": ",
                      printable(record.error));
 }
@@ -329,7 +339,7 @@ aio::Task<int> attach_build(AdminCall& call) {
     co_await timer.async_wait(asio::use_awaitable);
     expect_caller(call);
   }
-  co_await write_text(*call.err, end_of(record));
+  co_await write_text(*call.err, end_of(call, record));
   co_return model::is_success(*record.status) ? 0 : 1;
 }
 

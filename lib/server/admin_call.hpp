@@ -25,6 +25,8 @@ struct AdminCall {
 
   /// Error `admin.no-desk` where the daemon has none.
   [[nodiscard]] AccountDesk& desk() const;
+  /// Where a command blocks that takes long.
+  [[nodiscard]] aio::BlockingPool& slow_pool() const;
 
   [[nodiscard]] bool json() const { return command.has("--json"); }
 };
@@ -51,6 +53,7 @@ using StreamingCommand = aio::Task<int> (*)(AdminCall&);
 [[nodiscard]] AdminAnswer unset_setting(const AdminCall& call);
 [[nodiscard]] AdminAnswer show_builds(const AdminCall& call);
 [[nodiscard]] AdminAnswer show_usage_of_accounts(const AdminCall& call);
+[[nodiscard]] AdminAnswer show_health(const AdminCall& call);
 [[nodiscard]] AdminAnswer undrain_builds(const AdminCall& call);
 [[nodiscard]] AdminAnswer explain_build(const AdminCall& call);
 [[nodiscard]] AdminAnswer cancel_build(const AdminCall& call);

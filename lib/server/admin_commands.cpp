@@ -156,6 +156,17 @@ std::vector<CommandSpec> service_commands() {
         {"--all", "", "of every account"}},
        0,
        0},
+      {"health",
+       "",
+       "show whether the daemon does its own work",
+       "What it does all the time beside serving: taking sessions, syncing, looking at the "
+       "machine,\n"
+       "forgetting what is old. The exit status is 1 when something of it fails or is late.",
+       {kJson},
+       0,
+       0,
+       CommandPlace::Daemon,
+       false},
       {"drain",
        "",
        "start no more builds",

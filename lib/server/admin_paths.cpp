@@ -307,7 +307,7 @@ aio::Task<int> verify_paths(AdminCall& call) {
     }
     return paths.empty() ? call.parts.store.db().all_paths(call.account) : paths;
   };
-  const model::StorePaths paths = co_await call.parts.pool.run(std::move(select));
+  const model::StorePaths paths = co_await call.slow_pool().run(std::move(select));
   json::array list;
   std::size_t wrong = 0;
   for (std::size_t begin = 0; begin < paths.size(); begin += kVerifiedAtOnce) {
@@ -316,7 +316,7 @@ aio::Task<int> verify_paths(AdminCall& call) {
           std::span(paths).subspan(begin, std::min(kVerifiedAtOnce, paths.size() - begin));
       return call.parts.store.verify(call.account, some);
     };
-    const auto findings = co_await call.parts.pool.run(std::move(verify));
+    const auto findings = co_await call.slow_pool().run(std::move(verify));
     expect_caller(call);
     for (const auto& finding : findings) {
       ++wrong;

@@ -2,6 +2,7 @@
 #include "admin_call.hpp"
 #include "admin_text.hpp"
 #include "api_time.hpp"
+#include "own_loops.hpp"
 
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/this_coro.hpp>
@@ -136,6 +137,32 @@ AdminAnswer show_usage_of_accounts(const AdminCall& call) {
     list.push_back(std::move(entry));
   }
   return {call.json() ? json::serialize(list) + "\n" : table.text()};
+}
+
+AdminAnswer show_health(const AdminCall& call) {
+  const auto loops =
+      call.parts.loops != nullptr ? call.parts.loops->report() : std::vector<LoopReport>();
+  using Align = TextTable::Align;
+  TextTable table(
+      {{"LOOP"}, {"LAST", Align::Right}, {"TURNS", Align::Right}, {"FAILED", Align::Right}, {""}});
+  json::array list;
+  for (const auto& loop : loops) {
+    const std::string_view state = loop.failed_again > 0 ? "failing" : loop.late ? "late" : "ok";
+    const auto error = loop.failed_again > 0 ? printable(loop.last_error) : std::string();
+    table.add({loop.name,
+               fmt::format("{:.1f} s", static_cast<double>(loop.age.count()) / 1000),
+               std::to_string(loop.turns),
+               std::to_string(loop.failures),
+               error.empty() ? std::string(state) : fmt::format("{}: {}", state, error)});
+    list.push_back(json::object{{"loop", loop.name},
+                                {"state", state},
+                                {"ageSeconds", static_cast<double>(loop.age.count()) / 1000},
+                                {"turns", loop.turns},
+                                {"failures", loop.failures},
+                                {"failuresInARow", loop.failed_again},
+                                {"error", error}});
+  }
+  return {call.json() ? json::serialize(list) + "\n" : table.text(), all_well(loops) ? 0 : 1};
 }
 
 aio::Task<int> drain_builds(AdminCall& call) {

@@ -6,6 +6,7 @@
 #include <boost/json/serialize.hpp>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <span>
@@ -169,12 +170,14 @@ ApiAnswer Api::dispatch(const ApiRequest& request) const {
     }
     ApiAnswer answer;
     answer.type = "text/plain; charset=utf-8";
-    if (hooks_.host_state && hooks_.host_state().closed) {
-      answer.status = 503;
-      answer.body = "no machine works on this host: builds fail\n";
-      return answer;
+    const auto loops = hooks_.loops ? hooks_.loops() : std::vector<LoopReport>();
+    const bool closed = hooks_.host_state && hooks_.host_state().closed;
+    answer.status = all_well(loops) && !closed ? 200 : 503;
+    answer.body = health_text(loops);
+    if (closed) {
+      const auto rest = answer.body.substr(std::min(answer.body.find('\n'), answer.body.size()));
+      answer.body = "failing" + rest + "no machine works on this host: builds fail\n";
     }
-    answer.body = "ok\n";
     return answer;
   }
   // What there is to see is said to those only who may see something.

@@ -139,6 +139,6 @@ inline constexpr std::size_t kMostScanned = 100'000;
 matching_builds(const ApiCall& call, const BuildFilter& filter, std::size_t limit);
 
 /// From the machine's start to its end, or now; 0 without a start.
-[[nodiscard]] std::int64_t duration_us(const store::BuildRecord& record, std::int64_t now_us);
+[[nodiscard]] std::int64_t duration_us(const ApiCall& call, const store::BuildRecord& record);
 
 } // namespace nixbuild::server

@@ -72,7 +72,7 @@ json::object as_json(const ApiCall& call, const store::BuildRecord& record) {
   object["queue_time_seconds"] = seconds(queue_us(record, call.now_us));
   object["duration_seconds"] = record.started_us == 0
                                    ? json::value(nullptr)
-                                   : json::value(seconds(duration_us(record, call.now_us)));
+                                   : json::value(seconds(duration_us(call, record)));
   object["build_status"] = name_of(status);
   object["status_message"] =
       record.error.empty() ? json::value(nullptr) : json::value(record.error);
@@ -101,11 +101,16 @@ ApiAnswer json_answer(const json::value& value) {
 
 } // namespace
 
-std::int64_t duration_us(const store::BuildRecord& record, std::int64_t now_us) {
+std::int64_t duration_us(const ApiCall& call, const store::BuildRecord& record) {
   if (record.started_us == 0) {
     return 0;
   }
-  const auto end = record.stopped_us != 0 ? record.stopped_us : now_us;
+  if (!record.status && call.hooks.running_for) {
+    if (const auto running = call.hooks.running_for(record.account, record.id)) {
+      return running->count();
+    }
+  }
+  const auto end = record.stopped_us != 0 ? record.stopped_us : call.now_us;
   return std::max<std::int64_t>(end - record.started_us, 0);
 }
 

@@ -97,6 +97,37 @@ void put_http(MetricsText& text, const ApiCall& call) {
   }
 }
 
+void put_loops(MetricsText& text, const ApiCall& call) {
+  if (!call.hooks.loops) {
+    return;
+  }
+  const auto loops = call.hooks.loops();
+  const auto put = [&](std::string_view name, Kind kind, std::string_view help, auto figure) {
+    text.begin(name, kind, help);
+    for (const auto& loop : loops) {
+      text.value("loop", loop.name, figure(loop));
+    }
+  };
+  put("nixbuild_loop_age_seconds",
+      Kind::Gauge,
+      "Since the last turn of the daemon's own loop that went well.",
+      [](const LoopReport& loop) {
+        return fmt::format("{:.3f}", static_cast<double>(loop.age.count()) / 1000);
+      });
+  put("nixbuild_loop_turns_total",
+      Kind::Counter,
+      "Turns of the daemon's own loops that went well.",
+      [](const LoopReport& loop) { return loop.turns; });
+  put("nixbuild_loop_failures_total",
+      Kind::Counter,
+      "Turns of the daemon's own loops that failed.",
+      [](const LoopReport& loop) { return loop.failures; });
+  put("nixbuild_loop_well",
+      Kind::Gauge,
+      "1: the daemon's own loop does its work; 0: it fails or is late.",
+      [](const LoopReport& loop) { return loop.well() ? 1 : 0; });
+}
+
 } // namespace
 
 ApiAnswer show_metrics(ApiCall& call) {
@@ -116,6 +147,7 @@ ApiAnswer show_metrics(ApiCall& call) {
     text.value(call.hooks.stored_bytes());
   }
   put_http(text, call);
+  put_loops(text, call);
   ApiAnswer answer;
   answer.type = "text/plain; version=0.0.4; charset=utf-8";
   answer.body = text.take();

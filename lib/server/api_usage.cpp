@@ -75,7 +75,7 @@ ApiAnswer show_summary(ApiCall& call) {
     }
     cpu_us += record.cpu_us;
     output_bytes += record.output_bytes;
-    const auto took = duration_us(record, call.now_us);
+    const auto took = duration_us(call, record);
     duration += took;
     if (took > 0) {
       spans.emplace_back(record.started_us, record.started_us + took);

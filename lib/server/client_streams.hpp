@@ -5,11 +5,30 @@
 #include <nixbuild/base/bytes.hpp>
 #include <nixbuild/store/store.hpp>
 
+#include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <memory>
 #include <string>
 
 namespace nixbuild::server {
+
+/// For several waits together: who sends a byte now and then gets no more time by it.
+class Deadline {
+public:
+  explicit Deadline(std::chrono::milliseconds patience)
+      : due_(std::chrono::steady_clock::now() + patience) {}
+
+  /// What a wait may take now. Never zero, which would be no limit.
+  [[nodiscard]] aio::Patience left() const {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+        due_ - std::chrono::steady_clock::now());
+    return std::max(left, aio::Patience(1));
+  }
+
+private:
+  std::chrono::steady_clock::time_point due_;
+};
 
 /// Lets several coroutines of one strand write to one stream without mixing their messages: what
 /// comes while one of them writes is gathered and goes out behind it.

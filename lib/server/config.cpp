@@ -308,6 +308,18 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
         {"deaf-seconds",
          [](C& c, const N& n) {
            c.session_deaf = std::chrono::seconds(whole(n, 1, 7ULL * 86400));
+         }},
+        {"greeting-seconds",
+         [](C& c, const N& n) {
+           c.session_greeting = std::chrono::seconds(whole(n, 1, 3600));
+         }},
+        {"most-of-account",
+         [](C& c, const N& n) {
+           c.account_sessions = static_cast<unsigned>(whole(n, 0, 1'000'000));
+         }},
+        {"most-of-key",
+         [](C& c, const N& n) {
+           c.key_sessions = static_cast<unsigned>(whole(n, 0, 1'000'000));
          }}}},
       {"http",
        {{"listen",

@@ -1,3 +1,5 @@
+#include "state_folder.hpp"
+
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/server/handoff.hpp>
 
@@ -6,6 +8,7 @@
 #include <fmt/ranges.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -70,11 +73,36 @@ std::string find_program(const std::string& name) {
 
 namespace {
 
-void make_state_dir(const std::string& state_dir) {
-  std::error_code error;
-  fs::create_directories(fs::path(state_dir).parent_path(), error);
-  if (::mkdir(state_dir.c_str(), 0700) != 0 && errno != EEXIST) {
-    throw_system_error("daemon.start", "making the state directory " + state_dir);
+/// What a daemon keeps of the surroundings of the program that happened to come first. The rest is
+/// of that caller's session: its agents, its folders that go with it, what its client has chosen.
+std::vector<std::string> daemon_environment() {
+  std::vector<std::string> variables;
+  for (const char* name : {"PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "TZ"}) {
+    if (const char* value = ::getenv(name)) {
+      variables.push_back(fmt::format("{}={}", name, value));
+    }
+  }
+  return variables;
+}
+
+std::vector<char*> as_pointers(std::vector<std::string>& words) {
+  std::vector<char*> pointers;
+  for (auto& word : words) {
+    pointers.push_back(word.data());
+  }
+  pointers.push_back(nullptr);
+  return pointers;
+}
+
+/// Between fork and exec.
+void close_all_from(int first) {
+  if (::syscall(SYS_close_range, first, ~0U, 0) == 0) {
+    return;
+  }
+  // Before Linux 5.9.
+  const auto most = ::sysconf(_SC_OPEN_MAX);
+  for (int fd = first; fd < most; ++fd) {
+    ::close(fd);
   }
 }
 
@@ -101,7 +129,8 @@ std::optional<UniqueFd> wait_for_starting_daemon(const std::string& state_dir) {
   return std::nullopt;
 }
 
-/// The daemon as a process of its own: own session, no descriptors of the caller.
+/// The daemon as a process of its own: nothing of the caller's session, folder, umask, descriptors
+/// and environment, all of which would stay with it as long as it lives.
 void start_daemon(const std::string& state_dir, const std::string& config_file) {
   const auto program = find_program("nixbuildd");
   const auto log_file = state_dir + "/daemon.log";
@@ -115,16 +144,15 @@ void start_daemon(const std::string& state_dir, const std::string& config_file) 
   const UniqueFd ready(ends[0]);
   UniqueFd told(ends[1]);
 
+  // It goes to /, so nothing may be meant from here.
   std::vector<std::string> words = {
-      program, "--state-dir", state_dir, "--autostarted", "--ready-fd", "3"};
+      program, "--state-dir", fs::absolute(state_dir).string(), "--autostarted", "--ready-fd", "3"};
   if (!config_file.empty()) {
-    words.insert(words.end(), {"--config", config_file});
+    words.insert(words.end(), {"--config", fs::absolute(config_file).string()});
   }
-  std::vector<char*> argv;
-  for (auto& word : words) {
-    argv.push_back(word.data());
-  }
-  argv.push_back(nullptr);
+  auto variables = daemon_environment();
+  const auto argv = as_pointers(words);
+  const auto envp = as_pointers(variables);
   const pid_t child = system_call("daemon.start", "starting the daemon", [] { return ::fork(); });
   if (child == 0) {
     // Twice, so that the daemon is nobody's child and no zombie is left with the front.
@@ -140,7 +168,11 @@ void start_daemon(const std::string& state_dir, const std::string& config_file) 
     } else {
       ::dup2(told.get(), 3);
     }
-    ::execv(program.c_str(), argv.data());
+    close_all_from(4);
+    ::umask(077);
+    if (::chdir("/") == 0) {
+      ::execve(program.c_str(), argv.data(), envp.data());
+    }
     ::_exit(127);
   }
   told.reset();
@@ -172,7 +204,7 @@ reach_daemon(const std::string& state_dir, const std::string& config_file, bool 
         "daemon.not-running",
         fmt::format("no daemon runs for {}; start nixbuildd --state-dir {}", state_dir, state_dir));
   }
-  make_state_dir(state_dir);
+  make_state_folder(state_dir);
   const auto lock_file = state_dir + "/start.lock";
   const UniqueFd lock(::open(lock_file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
   if (!lock) {

@@ -174,18 +174,18 @@ UniqueFd listen_for_handoffs(const std::string& state_dir) {
   auto socket = stream_socket();
   const auto address = address_in(directory);
   ::unlinkat(directory.get(), kSocketName, 0);
-  const auto mask = ::umask(0177);
-  const int bound = ::bind(socket.get(), generic(address), sizeof address);
-  const int number = errno;
-  ::umask(mask);
-  if (bound != 0) {
-    throw_system_error("daemon.socket", "making the socket in " + state_dir, number);
-  }
+  // Linux makes the name with the socket's own mode: no umask is changed under other threads.
+  system_call("daemon.socket", "preparing a socket", [&] { return ::fchmod(socket.get(), 0600); });
+  system_call("daemon.socket", "making the socket in " + state_dir, [&] {
+    return ::bind(socket.get(), generic(address), sizeof address);
+  });
   system_call("daemon.socket", "listening", [&] { return ::listen(socket.get(), 512); });
   return socket;
 }
 
-void send_handoff(const UniqueFd& daemon, const Handoff& handoff) {
+void send_handoff(const UniqueFd& daemon,
+                  const Handoff& handoff,
+                  const std::array<int, 3>& descriptors) {
   const auto body = encode(handoff);
   if (body.size() > kHandoffBytes) {
     throw Error(Reaction::Reject,
@@ -198,7 +198,6 @@ void send_handoff(const UniqueFd& daemon, const Handoff& handoff) {
   put(message, static_cast<std::uint32_t>(body.size()));
   message += body;
 
-  const std::array<int, 3> descriptors = {0, 1, 2};
   alignas(cmsghdr) std::array<char, CMSG_SPACE(sizeof descriptors)> control{};
   iovec part{message.data(), message.size()};
   msghdr header{};

@@ -97,13 +97,11 @@ UniqueFd listen_unix(const HttpAddress& wanted) {
   wanted.unix_path.copy(static_cast<char*>(address.sun_path), sizeof address.sun_path - 1);
   remove_stale(address);
   auto socket = make_socket(AF_UNIX);
-  const auto mask = ::umask(0177);
-  const int bound = ::bind(socket.get(), generic(&address), sizeof address);
-  const int number = errno;
-  ::umask(mask);
-  if (bound != 0) {
-    throw_system_error("http.listen", "listening on " + print(wanted), number);
-  }
+  // Linux makes the name with the socket's own mode: no umask is changed under other threads.
+  system_call("http.listen", "preparing a socket", [&] { return ::fchmod(socket.get(), 0600); });
+  system_call("http.listen", "listening on " + print(wanted), [&] {
+    return ::bind(socket.get(), generic(&address), sizeof address);
+  });
   return socket;
 }
 

@@ -20,6 +20,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <string_view>
 #include <utility>
 
 namespace nixbuild::server {
@@ -93,6 +94,36 @@ ApiCaller caller_of(HttpService& service, const std::optional<TokenDigest>& dige
   return caller;
 }
 
+/// A line of the header that goes on in the next one. Long given up (RFC 9112, 5.2): what stands
+/// between us and the client may read it in another way than we do.
+bool has_folded_line(std::string_view header) {
+  for (auto at = header.find('\n'); at != std::string_view::npos && at + 1 < header.size();
+       at = header.find('\n', at + 1)) {
+    if (header[at + 1] == ' ' || header[at + 1] == '\t') {
+      return true;
+    }
+  }
+  return false;
+}
+
+/// Whether it is known where the body ends: one coding of its transfer at most, and that `chunked`.
+/// Anything else is read in one way here and in another one elsewhere, and what follows the body
+/// would be taken for a next request.
+std::optional<ApiAnswer> refusal_of(const http::request<http::string_body>& message) {
+  const auto count = message.count(http::field::transfer_encoding);
+  if (count == 0) {
+    return std::nullopt;
+  }
+  if (message.version() < 11) {
+    return error_answer(400, "http.malformed", "HTTP/1.0 knows no Transfer-Encoding");
+  }
+  if (count > 1 || !beast::iequals(message[http::field::transfer_encoding], "chunked")) {
+    return error_answer(
+        501, "http.transfer-coding", "chunked is the only Transfer-Encoding that is known here");
+  }
+  return std::nullopt;
+}
+
 class Connection {
 public:
   Connection(std::shared_ptr<HttpService> service, HttpSocket socket, bool owner)
@@ -111,6 +142,7 @@ private:
   };
 
   aio::Task<bool> wait_for_bytes();
+  aio::Task<bool> gather_header();
   aio::Task<bool> answer_one();
   aio::Task<bool> read_body(Parser& parser, bool known, Exchange& exchange);
   aio::Task<bool> send(ApiAnswer answer, Exchange exchange);
@@ -162,6 +194,25 @@ aio::Task<bool> Connection::wait_for_bytes() {
   co_return !error && count > 0;
 }
 
+/// Until a whole header is there, or what is no header. False when a line of it is folded.
+aio::Task<bool> Connection::gather_header() {
+  constexpr std::string_view end = "\r\n\r\n";
+  for (;;) {
+    const auto bytes = buffer_.data();
+    const std::string_view text(static_cast<const char*>(bytes.data()), bytes.size());
+    const auto at = text.find(end);
+    if (at != std::string_view::npos || text.size() >= service_->limits.header_bytes) {
+      co_return !has_folded_line(text.substr(0, at));
+    }
+    const auto room = buffer_.prepare(std::min(kReadAtOnce, buffer_.max_size() - buffer_.size()));
+    const auto [error, count] = co_await stream_.async_read_some(room, kAwait);
+    buffer_.commit(count);
+    if (error || count == 0) {
+      co_return true; // the parser says what that means
+    }
+  }
+}
+
 aio::Task<bool> Connection::read_body(Parser& parser, bool known, Exchange& exchange) {
   const auto length = parser.content_length();
   const bool has_body = parser.chunked() || (length && *length > 0);
@@ -197,6 +248,11 @@ aio::Task<bool> Connection::answer_one() {
   parser.body_limit(service_->limits.body_bytes);
   stream_.expires_after(service_->limits.request);
   Exchange exchange;
+  const bool plain = co_await gather_header();
+  if (!plain) {
+    auto refusal = error_answer(400, "http.malformed", "a line of the header is folded");
+    co_return co_await send(std::move(refusal), exchange);
+  }
   {
     const auto [error, count] = co_await http::async_read_header(stream_, buffer_, parser, kAwait);
     if (error) {
@@ -207,6 +263,9 @@ aio::Task<bool> Connection::answer_one() {
     }
   }
   const auto& message = parser.get();
+  if (auto refusal = refusal_of(message)) {
+    co_return co_await send(std::move(*refusal), exchange);
+  }
   exchange.version = message.version();
   exchange.keep_alive = message.keep_alive();
   exchange.head = message.method() == http::verb::head;

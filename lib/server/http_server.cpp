@@ -10,6 +10,7 @@
 #include <boost/asio/steady_timer.hpp>
 #include <boost/asio/strand.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <boost/system/system_error.hpp>
 #include <fmt/format.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -77,29 +78,46 @@ struct HttpServer::State {
   aio::TaskGroup tasks;
   std::atomic<bool> stopping{false};
 
+  static aio::Task<bool> accept_one(std::shared_ptr<State> state);
   static aio::Task<void> accept(std::shared_ptr<State> state);
   void take(HttpSocket socket, const asio::any_io_executor& own_strand);
 };
 
+aio::Task<bool> HttpServer::State::accept_one(std::shared_ptr<State> state) {
+  const asio::any_io_executor own_strand = asio::make_strand(state->executor);
+  HttpSocket socket(own_strand);
+  const auto [error] = co_await state->acceptor.async_accept(socket, kAsTuple);
+  if (error == asio::error::operation_aborted || state->stopping) {
+    co_return false;
+  }
+  if (error) {
+    throw boost::system::system_error(error, "taking an HTTP connection");
+  }
+  state->take(std::move(socket), own_strand);
+  co_return true;
+}
+
 aio::Task<void> HttpServer::State::accept(std::shared_ptr<State> state) {
   while (!state->stopping) {
-    const asio::any_io_executor own_strand = asio::make_strand(state->executor);
-    HttpSocket socket(own_strand);
-    const auto [error] = co_await state->acceptor.async_accept(socket, kAsTuple);
-    if (error == asio::error::operation_aborted || state->stopping) {
-      co_return;
-    }
-    if (error) {
-      // Most likely there are no descriptors left; others will be given back.
-      state->log.warning(fmt::format("HTTP: taking a connection: {}", error.message()));
-      asio::steady_timer pause(state->strand, kAcceptPause);
-      const auto [stopped] = co_await pause.async_wait(kAsTuple);
-      if (stopped) {
+    std::string trouble;
+    try {
+      const bool more = co_await accept_one(state);
+      if (!more) {
         co_return;
       }
+    } catch (const std::exception& error) {
+      // Most likely there are no descriptors left; others will be given back.
+      trouble = error.what();
+    }
+    if (trouble.empty()) {
       continue;
     }
-    state->take(std::move(socket), own_strand);
+    state->log.warning(trouble);
+    asio::steady_timer pause(state->strand, kAcceptPause);
+    const auto [stopped] = co_await pause.async_wait(kAsTuple);
+    if (stopped) {
+      co_return;
+    }
   }
 }
 
@@ -133,6 +151,18 @@ const std::string& HttpServer::address() const noexcept {
 
 void HttpServer::start() {
   state_->tasks.spawn("taking HTTP connections", State::accept(state_), state_->strand);
+}
+
+aio::Task<bool> HttpServer::take_one() {
+  co_return co_await State::accept_one(state_);
+}
+
+asio::any_io_executor HttpServer::strand() const {
+  return state_->strand;
+}
+
+std::size_t HttpServer::running() const noexcept {
+  return state_->tasks.running();
 }
 
 void HttpServer::stop() {

@@ -99,7 +99,8 @@ history_of(store::MetadataDb& db, store::AccountId account, std::size_t most) {
     record.memory_bytes = build.memory_bytes;
     record.peak_memory_bytes = build.peak_memory_bytes;
     record.cpu_time = scheduler::CpuTime(static_cast<std::int64_t>(build.cpu_us / 1000));
-    record.duration = scheduler::Milliseconds((build.stopped_us - build.started_us) / 1000);
+    record.duration = scheduler::Milliseconds(
+        std::max<std::int64_t>(build.stopped_us - build.started_us, 0) / 1000);
     record.outcome = *outcome;
     records.push_back(std::move(record));
   }

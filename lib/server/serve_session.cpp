@@ -9,6 +9,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 #include <variant>
@@ -63,8 +64,9 @@ aio::Task<void> ServeState::reply() {
 }
 
 aio::Task<bool> ServeState::greet() {
+  const Deadline deadline(std::min(limits_.greeting, limits_.stalled));
   while (!reader_.magic_received()) {
-    if (!co_await fill(limits_.stalled)) {
+    if (!co_await fill(deadline.left())) {
       co_return false;
     }
   }
@@ -78,7 +80,7 @@ aio::Task<bool> ServeState::greet() {
       caller_.times->greeted();
       co_return true;
     }
-    if (!co_await fill(limits_.stalled)) {
+    if (!co_await fill(deadline.left())) {
       co_return false;
     }
   }

@@ -5,6 +5,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -42,7 +43,7 @@ WorkerState::WorkerState(const SessionParts& parts,
     : parts_(parts), limits_(limits), caller_(std::move(caller)), account_(caller_.account),
       in_(std::move(in)), out_(std::make_shared<SharedWriter>(std::move(out), limits.stalled)),
       reader_(parts.store.dir(), limits.wire), lease_(parts.store.lease(account_)),
-      buffer_(kWorkerReadBuffer) {
+      buffer_(kWorkerReadBuffer), refusals_(parts.log) {
   if (caller_.times == nullptr) {
     caller_.times = std::make_shared<SessionTimes>(parts.clock);
   }
@@ -73,6 +74,7 @@ void WorkerState::conclude(const worker::Reply& reply) {
 }
 
 aio::Task<bool> WorkerState::greet() {
+  const Deadline deadline(std::min(limits_.greeting, limits_.stalled));
   for (;;) {
     while (const auto step = reader_.greeting()) {
       switch (*step) {
@@ -100,7 +102,7 @@ aio::Task<bool> WorkerState::greet() {
       caller_.times->greeted();
       co_return true;
     }
-    if (!co_await fill(limits_.stalled)) {
+    if (!co_await fill(deadline.left())) {
       co_return false;
     }
   }
@@ -214,8 +216,7 @@ void WorkerState::refuse(const worker::Request& request, const std::exception_pt
 }
 
 void WorkerState::say_failure(const worker::Request& request, const Error& failure) {
-  parts_.log.info(
-      fmt::format("{}: {} [{}]", worker::name_of(request), failure.what(), failure.code()));
+  refusals_.note(worker::name_of(request), failure);
   say(worker::Failure{
       .level = worker::Level::Error, .message = failure.message(), .traces = {}, .exit_status = 1});
 }

@@ -4,6 +4,7 @@
 #include "framed_payload.hpp"
 #include "graph_run.hpp"
 #include "questions_ahead.hpp"
+#include "refusals.hpp"
 #include "told_log.hpp"
 
 #include <nixbuild/protocol/worker.hpp>
@@ -15,6 +16,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace nixbuild::server {
@@ -37,6 +39,8 @@ public:
 
 private:
   aio::Task<bool> fill(std::chrono::milliseconds patience);
+  template <class Work>
+  aio::Task<std::invoke_result_t<Work&>> run_long(Work work); // worker_upkeep.cpp
   aio::Task<bool> greet();
   /// One operation, from its request to its reply or failure.
   aio::Task<void> serve(protocol::worker::Request request);
@@ -155,6 +159,7 @@ private:
   bool may_build_ = true;                          ///< false: the client's `max-jobs` is 0
   std::size_t log_lines_ = LogTail::kDefaultLines; ///< of a failed build, in its error
   std::shared_ptr<bool> emulation_told_ = std::make_shared<bool>(false); ///< see BuildAsker
+  Refusals refusals_;
 };
 
 } // namespace nixbuild::server

@@ -1,3 +1,4 @@
+#include "long_work.hpp"
 #include "worker_state.hpp"
 
 #include <nixbuild/base/error.hpp>
@@ -13,6 +14,17 @@
 namespace nixbuild::server {
 
 namespace worker = protocol::worker;
+
+/// On threads of its own, in the account's turn.
+template <class Work>
+aio::Task<std::invoke_result_t<Work&>> WorkerState::run_long(Work work) {
+  if (parts_.long_work == nullptr) {
+    co_return co_await parts_.pool.run(std::move(work));
+  }
+  std::function<void()> always;
+  const auto turn = co_await parts_.long_work->turn(account_, std::move(always));
+  co_return co_await parts_.long_work->pool.run(std::move(work));
+}
 
 aio::Task<void> WorkerState::perform(worker::AddTempRoot& request) {
   lease_.add(request.path);
@@ -149,7 +161,7 @@ aio::Task<void> WorkerState::perform(worker::CollectGarbage& request) {
   auto work = [this, &request] {
     return collect(request);
   };
-  const auto reply = co_await parts_.pool.run(std::move(work));
+  const auto reply = co_await run_long(std::move(work));
   conclude(reply);
 }
 
@@ -168,7 +180,7 @@ aio::Task<void> WorkerState::perform(worker::VerifyStore& request) {
     auto work = [this] {
       return parts_.store.verify(account_, {});
     };
-    const auto findings = co_await parts_.pool.run(std::move(work));
+    const auto findings = co_await run_long(std::move(work));
     for (const auto& finding : findings) {
       say(worker::LogText{
           fmt::format("path '{}': {}\n", parts_.store.dir().print(finding.path), finding.message)});

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -82,12 +83,21 @@ class Daemon:
         return done.stdout
 
 
+def expect_well(connection):
+    """Every loop of the daemon's own is told of, with the time of its last turn."""
+    status, text = ask(connection, "/healthz")
+    first, *loops = text.splitlines()
+    assert (status, first) == (200, "ok")
+    assert [line.split()[0] for line in loops] == ["accept", "tick", "sync", "machine", "usage", "forget", "http"]
+    assert all(re.fullmatch(r"[a-z]+ [0-9]+\.[0-9] s ago", line) for line in loops), text
+
+
 def test_unix_socket(scratch):
     path = scratch / "http.sock"
     with Daemon(scratch, f"unix:{path}"):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         connection = UnixConnection(path)
-        assert ask(connection, "/healthz") == (200, "ok\n")
+        expect_well(connection)
         assert ask(connection, "/builds") == (200, [])
         assert ask(connection, "/builds/1")[0] == 404
         status, text = ask(connection, "/metrics")
@@ -99,7 +109,7 @@ def test_unix_socket(scratch):
 def test_tokens(scratch):
     with Daemon(scratch, "127.0.0.1:0") as daemon:
         connection = http.client.HTTPConnection("127.0.0.1", daemon.port(), timeout=60)
-        assert ask(connection, "/healthz") == (200, "ok\n")
+        expect_well(connection)
         assert ask(connection, "/builds")[0] == 401
         assert ask(connection, "/builds", token="nxb_" + "0" * 64)[0] == 401
 

@@ -128,6 +128,7 @@ public:
     if (in_terminal_) {
       co_return co_await read_screen(buffer);
     }
+    co_await sleep(build_.before_nar_piece);
     const auto& nar = build_.nars.at(output_);
     const auto size = std::min({buffer.size(), nar.size() - taken_, build_.nar_piece});
     std::memcpy(buffer.data(), nar.data() + taken_, size);
@@ -138,6 +139,11 @@ public:
   aio::Task<void> finish() override {
     end(run_->finished);
     co_return;
+  }
+
+  [[nodiscard]] std::optional<std::chrono::microseconds> age() const override {
+    return std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() -
+                                                                 run_->began);
   }
 
   void cancel() noexcept override {

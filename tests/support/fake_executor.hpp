@@ -29,7 +29,8 @@ struct FakeBuild {
   sandbox::GuestExit exit;
   std::vector<std::string> nars;     ///< whole archives, in the job's order; empty: not made
   std::size_t nar_piece = 64 * 1024; ///< bytes a read gives at most
-  bool has_terminal = false;         ///< whose shell says again what is typed, and ends with "exit"
+  std::chrono::milliseconds before_nar_piece{0}; ///< that each of them takes
+  bool has_terminal = false; ///< whose shell says again what is typed, and ends with "exit"
   /// Thrown by next_event instead of the exit (a lost machine: `sandbox.lost`).
   std::optional<std::string> lost{};
   std::string lost_code = "sandbox.lost";
@@ -43,6 +44,7 @@ struct FakeRun {
   unsigned adopted = 0; ///< how often
   sandbox::GuestJob job;
   std::string id;
+  std::chrono::steady_clock::time_point began = std::chrono::steady_clock::now();
   std::uint64_t memory_bytes = 0;
   std::uint64_t scratch_bytes = 0;
   std::size_t extents = 0;

@@ -383,7 +383,7 @@ class Sshd:
 
     def daemon_pid(self):
         """The daemon of this server's state directory, nothing when none runs."""
-        for pid, words in find_processes(self.tag).items():
+        for pid, words in find_processes(str(self.state_dir)).items():
             if os.path.basename(words[0]) == "nixbuildd":
                 return pid
         return None

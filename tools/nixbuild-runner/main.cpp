@@ -3,6 +3,7 @@
 // Owns one build: started by nixbuildd with a socket, never by hand.
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/base/private_files.hpp>
 #include <nixbuild/sandbox/runner.hpp>
 
 #include <unistd.h>
@@ -44,6 +45,7 @@ bool read_arguments(int argc, char** argv, Arguments& arguments) {
 } // namespace
 
 int main(int argc, char** argv) {
+  nixbuild::make_files_private();
   Arguments arguments;
   if (!read_arguments(argc, argv, arguments)) {
     std::fputs("usage: nixbuild-runner --run-dir DIR --fd N [--background]\n", stderr);

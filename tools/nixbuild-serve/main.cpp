@@ -2,6 +2,7 @@
 // the daemon and waits for the exit status. Parses no byte of the client.
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/base/private_files.hpp>
 #include <nixbuild/server/command_words.hpp>
 #include <nixbuild/server/handoff.hpp>
 
@@ -110,16 +111,27 @@ std::vector<std::string> forwarded_environment() {
 
 } // namespace
 
+/// Over SSH the environment is the client's wherever sshd takes NIXBUILD_* from it (AcceptEnv),
+/// whatever this program was started with: settings are its to choose, the server's folder and
+/// configuration are not.
+void forget_places_of_clients() {
+  if (std::getenv("SSH_CONNECTION") == nullptr && std::getenv("SSH_CLIENT") == nullptr &&
+      std::getenv("SSH_ORIGINAL_COMMAND") == nullptr) {
+    return;
+  }
+  ::unsetenv("NIXBUILD_STATE_DIR");
+  ::unsetenv("NIXBUILD_CONFIG");
+}
+
 int main(int argc, char** argv) {
+  nixbuild::make_files_private();
   auto options = parse_options(argc, argv);
+  forget_places_of_clients();
   bool over_ssh = false;
   if (options.words.empty()) {
     if (const char* command = std::getenv("SSH_ORIGINAL_COMMAND")) {
       options.words = nixbuild::server::split_words(command);
       over_ssh = true;
-      // An sshd that takes NIXBUILD_* from clients takes this too: settings are theirs to choose,
-      // the server's folder is not.
-      ::unsetenv("NIXBUILD_STATE_DIR");
     }
   }
   try {

@@ -13,10 +13,13 @@
 
 #include <boost/json/array.hpp>
 #include <boost/json/object.hpp>
+#include <boost/json/parse.hpp>
 #include <boost/json/serialize.hpp>
 #include <elf.h>
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/magic.h>
+#include <poll.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
@@ -25,6 +28,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
@@ -41,6 +45,9 @@ namespace fs = std::filesystem;
 namespace json = boost::json;
 
 namespace {
+
+/// A daemon whose threads all wait for something answers later than this.
+constexpr std::chrono::seconds kDaemonPatience{10};
 
 enum class Level : std::uint8_t { Ok, Warning, Problem };
 
@@ -105,10 +112,76 @@ Finding check_state_dir(const Patient& patient) {
   return finding;
 }
 
+/// What the daemon says about its own loops, or nothing when it does not answer in time.
+std::optional<std::string> ask_for_health(const UniqueFd& daemon) {
+  int ends[2] = {-1, -1};
+  system_call("doctor.daemon", "making a pipe", [&] { return ::pipe2(ends, O_CLOEXEC); });
+  const UniqueFd answer(ends[0]);
+  UniqueFd written(ends[1]);
+  const UniqueFd nothing(::open("/dev/null", O_RDWR | O_CLOEXEC));
+  server::Handoff handoff;
+  handoff.kind = server::HandoffKind::Admin;
+  handoff.arguments = {"health", "--json"};
+  server::send_handoff(daemon, handoff, {nothing.get(), written.get(), nothing.get()});
+  written.reset();
+  const auto until = std::chrono::steady_clock::now() + kDaemonPatience;
+  std::string text;
+  std::array<char, 4096> buffer{};
+  for (;;) {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+        until - std::chrono::steady_clock::now());
+    pollfd entry{answer.get(), POLLIN, 0};
+    if (left.count() <= 0 || ::poll(&entry, 1, static_cast<int>(left.count())) == 0) {
+      return std::nullopt;
+    }
+    const auto count = ::read(answer.get(), buffer.data(), buffer.size());
+    if (count == 0) {
+      return text;
+    }
+    if (count > 0) {
+      text.append(buffer.data(), static_cast<std::size_t>(count));
+    }
+  }
+}
+
 Finding check_daemon(const Patient& patient) {
   Finding finding{"daemon", Level::Ok, "runs", ""};
-  if (!server::connect_to_daemon(patient.globals.state_dir)) {
+  const auto daemon = server::connect_to_daemon(patient.globals.state_dir);
+  if (!daemon) {
     finding.says = "does not run; the first client or command starts it";
+    return finding;
+  }
+  const auto log = patient.globals.state_dir + "/daemon.log, or the journal,";
+  std::optional<std::string> text;
+  try {
+    text = ask_for_health(*daemon);
+  } catch (const Error& error) {
+    return {"daemon", Level::Problem, error.message(), log + " says more"};
+  }
+  if (!text) {
+    return {"daemon", Level::Problem, "does not answer", log + " says more"};
+  }
+  boost::system::error_code error;
+  const auto loops = json::parse(*text, error);
+  if (error || !loops.is_array()) {
+    return {"daemon", Level::Warning, "runs, and does not say how: is it an older one?", ""};
+  }
+  for (const auto& loop : loops.as_array()) {
+    const auto& fields = loop.as_object();
+    const std::string name(fields.at("loop").as_string());
+    const std::string state(fields.at("state").as_string());
+    const auto age = fields.at("ageSeconds").to_number<double>();
+    if (state != "ok") {
+      finding.level = Level::Problem;
+      finding.advice = log + " says more";
+      finding.says += fmt::format("; its loop '{}' is {} for {:.0f} s {}",
+                                  name,
+                                  state,
+                                  age,
+                                  std::string(fields.at("error").as_string()));
+    } else if (name == "tick" || name == "sync") {
+      finding.says += fmt::format(", {} {:.0f} s ago", name, age);
+    }
   }
   return finding;
 }

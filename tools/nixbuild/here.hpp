@@ -2,6 +2,8 @@
 
 #include "server/admin_commands.hpp"
 
+#include <sys/types.h>
+
 #include <string>
 #include <string_view>
 
@@ -14,6 +16,7 @@ struct Globals {
   std::string config;    ///< empty: none
   std::string account;
   bool autostart = true;
+  mode_t umask = 077;           ///< that the program was started with
   bool state_dir_given = false; ///< on the command line or in the environment
 };
 

@@ -1,5 +1,6 @@
 #include "here.hpp"
 #include "server/admin_text.hpp"
+#include "server/state_folder.hpp"
 
 #include <nixbuild/sandbox/kernel.hpp>
 #include <nixbuild/sandbox/machine_trial.hpp>
@@ -10,6 +11,7 @@
 #include <boost/json/object.hpp>
 #include <boost/json/serialize.hpp>
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <filesystem>
 #include <optional>
@@ -89,8 +91,10 @@ int kernel_import(const Globals& globals, const server::Command& command) {
                               command.arguments.at(1)));
     }
   }
-  std::error_code ignored;
-  fs::create_directories(globals.state_dir, ignored);
+  server::make_state_folder(globals.state_dir);
+  // Kernels are no secret, and root may import one for the daemon of another user, whose folder is
+  // closed already.
+  ::umask(022);
   const auto kernel =
       sandbox::import_kernel(kernel_cache(globals), source, sandbox::KernelOrigin::ImportedByHand);
   const auto tried = try_kernel(globals, kernel);

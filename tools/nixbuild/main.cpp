@@ -4,9 +4,11 @@
 #include "here.hpp"
 
 #include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/base/private_files.hpp>
 #include <nixbuild/server/handoff.hpp>
 
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -71,6 +73,10 @@ int through_daemon(const Globals& globals, const Command& command) {
 
 int run_here(const Globals& globals, const Command& command) {
   const auto words = command.spec->words;
+  if (words.starts_with("nar ")) {
+    // What these write is the caller's, in the caller's own way.
+    ::umask(globals.umask);
+  }
   if (words == "nar ls") {
     return tool::nar_ls(command);
   }
@@ -110,13 +116,14 @@ int run_here(const Globals& globals, const Command& command) {
   return tool::run_derivation(globals, command);
 }
 
-int run(std::span<const std::string> words) {
+int run(std::span<const std::string> words, mode_t umask) {
   auto command = server::parse_command(words);
   if (command.help) {
     tool::print(server::help_text(command));
     return 0;
   }
   Globals globals;
+  globals.umask = umask;
   globals.account = command.value("--account").value_or("default");
   globals.config = command.value("--config").value_or("");
   globals.autostart = !command.has("--no-autostart");
@@ -137,9 +144,10 @@ int run(std::span<const std::string> words) {
 } // namespace
 
 int main(int argc, char** argv) {
+  const auto umask = make_files_private();
   try {
     const std::vector<std::string> words(argv + 1, argv + argc);
-    return run(words);
+    return run(words, umask);
   } catch (const Error& error) {
     std::fprintf(stderr, "error: %s\n", error.what());
     return server::exit_status_of(error);

@@ -1,6 +1,7 @@
 #include "here.hpp"
 #include "server/admin_text.hpp"
 #include "server/http_tokens.hpp"
+#include "server/state_folder.hpp"
 
 #include <nixbuild/server/config.hpp>
 
@@ -11,11 +12,9 @@
 
 #include <chrono>
 #include <cstdio>
-#include <filesystem>
 
 namespace nixbuild::tool {
 
-namespace fs = std::filesystem;
 namespace json = boost::json;
 
 namespace {
@@ -66,8 +65,7 @@ int token_add(const Globals& globals, const server::Command& command) {
   if (const auto age = command.value("--expires"); age && *age != "never") {
     token.expires = now_seconds() + server::parse_age(*age);
   }
-  std::error_code ignored;
-  fs::create_directories(globals.state_dir, ignored);
+  server::make_state_folder(globals.state_dir);
   const auto secret = server::add_token(token_file(globals), token);
   if (command.has("--json")) {
     auto object = as_json(token);

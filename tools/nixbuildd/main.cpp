@@ -1,6 +1,9 @@
 // nixbuildd: the daemon. Sessions, store, builds; see --help.
 
+#include "server/daemon_log.hpp"
+
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/base/private_files.hpp>
 #include <nixbuild/sandbox/qemu_executor.hpp>
 #include <nixbuild/server/daemon.hpp>
 #include <nixbuild/server/handoff.hpp>
@@ -11,48 +14,14 @@
 #include <malloc.h>
 #include <unistd.h>
 
-#include <chrono>
-#include <cstdio>
 #include <cstdlib>
-#include <ctime>
 #include <filesystem>
 #include <iostream>
-#include <mutex>
 #include <string>
 
 namespace {
 
 namespace po = boost::program_options;
-using nixbuild::LogLevel;
-
-/// Lines on standard error: time, level, message.
-class StderrLog final : public nixbuild::Log {
-public:
-  explicit StderrLog(bool verbose) : verbose_(verbose) {}
-
-  void write(LogLevel level, std::string_view message) noexcept override {
-    if (level == LogLevel::Debug && !verbose_) {
-      return;
-    }
-    const char* names[] = {"debug", "info", "warning", "error"};
-    const auto now = std::chrono::system_clock::to_time_t(std::chrono::system_clock::now());
-    std::tm parts{};
-    ::gmtime_r(&now, &parts);
-    char time[32];
-    std::strftime(time, sizeof time, "%Y-%m-%dT%H:%M:%SZ", &parts);
-    const std::lock_guard lock(mutex_);
-    std::fprintf(stderr,
-                 "%s %s %.*s\n",
-                 time,
-                 names[static_cast<int>(level)],
-                 static_cast<int>(message.size()),
-                 message.data());
-  }
-
-private:
-  bool verbose_;
-  std::mutex mutex_;
-};
 
 /// The first socket of a service manager (LISTEN_PID, LISTEN_FDS), or none.
 nixbuild::UniqueFd socket_of_service_manager() {
@@ -97,9 +66,11 @@ void check_accelerator(const nixbuild::sandbox::QemuExecutorSettings& settings,
 }
 
 int run(const po::variables_map& given) {
-  StderrLog log(given.count("verbose") > 0);
   nixbuild::server::DaemonSettings settings;
   settings.state_dir = nixbuild::server::find_state_dir(given["state-dir"].as<std::string>());
+  nixbuild::server::DaemonLog::Settings log_settings;
+  log_settings.verbose = given.count("verbose") > 0;
+  nixbuild::server::DaemonLog log(STDERR_FILENO, settings.state_dir + "/daemon.log", log_settings);
   settings.config = nixbuild::server::load_config(given["config"].as<std::string>());
   settings.autostarted = given.count("autostarted") > 0;
   settings.listener = socket_of_service_manager();
@@ -115,12 +86,18 @@ int run(const po::variables_map& given) {
   };
   check_accelerator(nixbuild::server::machine_settings(config, state_dir), log);
   nixbuild::server::Daemon daemon(std::move(settings), std::move(factory), log);
-  return daemon.run();
+  const int status = daemon.run();
+  if (daemon.stuck()) {
+    log.error("threads are still blocked; what they do is left undone");
+    ::_exit(status);
+  }
+  return status;
 }
 
 } // namespace
 
 int main(int argc, char** argv) {
+  nixbuild::make_files_private();
   // An allocation arena a thread would multiply what a large transfer leaves behind.
   constexpr int arenas = 2;
   ::mallopt(M_ARENA_MAX, arenas);

@@ -41,12 +41,14 @@ public:
   template <class Work>
   Task<std::invoke_result_t<Work&>> run(Work work) {
     using Result = std::invoke_result_t<Work&>;
+    // Counted from here on: what waits for a thread is work, too.
+    Counted counted(busy_);
     if constexpr (std::is_void_v<Result>) {
-      Task<void> body = call(std::move(work));
+      Task<void> body = call(std::move(work), std::move(counted));
       co_await boost::asio::co_spawn(pool_.get_executor(), std::move(body), uncancelled());
     } else {
       // Asio wants results that can be made from nothing, hence the optional.
-      Task<std::optional<Result>> body = call_for<Result>(std::move(work));
+      Task<std::optional<Result>> body = call_for<Result>(std::move(work), std::move(counted));
       std::optional<Result> result =
           co_await boost::asio::co_spawn(pool_.get_executor(), std::move(body), uncancelled());
       co_return std::move(*result);
@@ -83,7 +85,7 @@ public:
   template <class Work>
   [[nodiscard]] std::shared_ptr<Pending> start(Work work) {
     auto pending = std::make_shared<Pending>();
-    boost::asio::post(pool_, [pending, work = std::move(work)]() mutable {
+    boost::asio::post(pool_, [pending, work = std::move(work), counted = Counted(busy_)]() mutable {
       try {
         work();
       } catch (...) {
@@ -95,22 +97,46 @@ public:
     return pending;
   }
 
+  /// What was handed in and is not done yet.
+  [[nodiscard]] std::size_t busy() const noexcept { return busy_->load(); }
+
   /// Waits for the work that runs; nothing may be handed in afterwards.
   void join() { pool_.join(); }
 
 private:
+  using Count = std::shared_ptr<std::atomic<std::size_t>>;
+
+  /// One piece of work, while it exists.
+  class Counted {
+  public:
+    explicit Counted(Count count) : count_(std::move(count)) { count_->fetch_add(1); }
+
+    Counted(Counted&&) noexcept = default;
+    Counted& operator=(Counted&&) = delete;
+
+    ~Counted() {
+      if (count_) {
+        count_->fetch_sub(1);
+      }
+    }
+
+  private:
+    Count count_;
+  };
+
   template <class Work>
-  static Task<void> call(Work work) {
+  static Task<void> call(Work work, [[maybe_unused]] Counted counted) {
     work();
     co_return;
   }
 
   template <class Result, class Work>
-  static Task<std::optional<Result>> call_for(Work work) {
+  static Task<std::optional<Result>> call_for(Work work, [[maybe_unused]] Counted counted) {
     std::optional<Result> result(work());
     co_return result;
   }
 
+  Count busy_ = std::make_shared<std::atomic<std::size_t>>(0);
   boost::asio::thread_pool pool_;
 };
 

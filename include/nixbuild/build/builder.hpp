@@ -88,7 +88,11 @@ struct BuilderSettings {
   std::uint64_t max_log_bytes = 256 * kMiB;    ///< bound of every log, whatever the client says
   std::uint64_t max_output_bytes = 64 * kGiB;  ///< of one output's NAR
   std::chrono::seconds lost_after{300};        ///< a VM that says nothing before its builder runs
-  unsigned build_cores = 1;                    ///< NIX_BUILD_CORES
+  /// A machine that gives its outputs more slowly, while it is waited for, has failed: bytes a
+  /// second, over so long a time.
+  std::uint64_t output_floor_bytes = 64 * kKiB;
+  std::chrono::milliseconds output_floor_time{60'000};
+  unsigned build_cores = 1;           ///< NIX_BUILD_CORES
   bool allow_emulation = false;       ///< software emulation even where several accounts are served
   std::uint64_t max_memory_bytes = 0; ///< after running out of memory; 0: never more than at first
   BuildPolicy policy;                 ///< of requests that bring none
@@ -134,12 +138,21 @@ public:
 
   [[nodiscard]] bool is_proven() const noexcept { return proven_.load(); }
 
+  /// Its machine was started then; nothing: it has none.
+  void set_began(MonotonicTime when) noexcept { began_.store(when); }
+
+  [[nodiscard]] std::optional<MonotonicTime> began() const noexcept {
+    const auto when = began_.load();
+    return when == MonotonicTime() ? std::nullopt : std::optional(when);
+  }
+
 private:
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> left_running_{false};
   std::atomic<bool> private_{false};
   std::atomic<bool> proven_{false};
   std::atomic<bool> hurried_{false};
+  std::atomic<MonotonicTime> began_{MonotonicTime()};
 };
 
 /// Runs builds on this machine: resolves inputs, composes their disk, has the sandbox run the

@@ -74,6 +74,10 @@ public:
   void leave_running();
 
   [[nodiscard]] std::size_t running() const;
+  /// When the machine was started that a build of the account has at the moment, by a clock that
+  /// nobody sets; nothing when it has none.
+  [[nodiscard]] std::optional<MonotonicTime> running_since(store::AccountId account,
+                                                           std::int64_t number) const;
   /// What is built is signed with it; absent: with none.
   [[nodiscard]] const model::SigningKey* signing_key() const noexcept;
 

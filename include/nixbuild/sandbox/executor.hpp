@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -109,6 +110,12 @@ public:
 
   /// Known after finish; zeros where the backend does not measure or the machine was killed.
   [[nodiscard]] virtual MachineUsage usage() const { return {}; }
+
+  /// How long the machine has run, by a clock that nobody sets. Known after Executor::adopt, where
+  /// the backend can tell.
+  [[nodiscard]] virtual std::optional<std::chrono::microseconds> age() const {
+    return std::nullopt;
+  }
 
   /// Kills the VM at once; pending calls end with `sandbox.cancelled`.
   virtual void cancel() noexcept = 0;

@@ -72,6 +72,10 @@ struct Config {
   std::chrono::seconds session_idle{86400};
   std::chrono::seconds session_stalled{600};
   std::chrono::seconds session_deaf{60};
+  std::chrono::seconds session_greeting{30}; ///< from a session's begin to the client's hello
+  /// Sessions that an account and one of its keys may have open at one time; 0: any number.
+  unsigned account_sessions = 512;
+  unsigned key_sessions = 256;
   // [settings]
   std::map<std::string, std::string> settings; ///< of every account; checked against the table
   // [http]

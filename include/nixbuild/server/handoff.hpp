@@ -45,8 +45,11 @@ inline constexpr std::size_t kHandoffStrings = 4096;
 /// Makes the listening socket of a state directory, mode 0600. Error `daemon.socket`.
 [[nodiscard]] NIXBUILD_API UniqueFd listen_for_handoffs(const std::string& state_dir);
 
-/// Sends the message with descriptors 0, 1 and 2. Blocking.
-NIXBUILD_API void send_handoff(const UniqueFd& daemon, const Handoff& handoff);
+/// Sends the message with three descriptors, which the session reads from, writes to and complains
+/// on. Blocking.
+NIXBUILD_API void send_handoff(const UniqueFd& daemon,
+                               const Handoff& handoff,
+                               const std::array<int, 3>& descriptors = {0, 1, 2});
 /// Waits until the daemon has taken the session; false when it ended before it had (then the
 /// session may be handed to another one).
 [[nodiscard]] NIXBUILD_API bool wait_for_acceptance(const UniqueFd& daemon);

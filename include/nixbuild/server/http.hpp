@@ -6,6 +6,7 @@
 #include <nixbuild/base/clock.hpp>
 #include <nixbuild/base/log.hpp>
 #include <nixbuild/server/counters.hpp>
+#include <nixbuild/server/loop_report.hpp>
 #include <nixbuild/store/log_store.hpp>
 #include <nixbuild/store/store.hpp>
 
@@ -73,6 +74,11 @@ struct HttpHooks {
 
   std::function<BuildLoad()> build_load;
   std::function<HostState()> host_state;
+  /// How long a build's machine has run, by a clock that nobody sets; nothing when it has none.
+  std::function<std::optional<std::chrono::microseconds>(store::AccountId, std::int64_t build)>
+      running_for;
+  /// How the daemon's own loops are doing, for GET /healthz and /metrics.
+  std::function<std::vector<LoopReport>()> loops;
   /// Bytes that the store takes. Cheap: it is asked at every scrape.
   std::function<std::uint64_t()> stored_bytes;
 };
@@ -105,7 +111,15 @@ public:
   /// Where it listens, in the form of `HttpSettings::listen`, with the port that was taken.
   [[nodiscard]] const std::string& address() const noexcept;
 
+  /// Takes connections on a task of its own, until `stop`.
   void start();
+  /// One connection, for whoever calls it again and again instead of `start`, on `strand`. Throws
+  /// what the system says when it gives none (no descriptors are left); false after `stop`.
+  aio::Task<bool> take_one();
+  /// Where `take_one` has to run.
+  [[nodiscard]] boost::asio::any_io_executor strand() const;
+  /// Tasks that have not ended.
+  [[nodiscard]] std::size_t running() const noexcept;
   /// Takes no more connections and ends the open ones. From any thread.
   void stop();
   /// Completes when no connection is left after `stop`.

@@ -18,6 +18,9 @@
 
 namespace nixbuild::server {
 
+class LongWork;
+class OwnLoops;
+
 /// What every session of a daemon uses. All of it outlives the sessions.
 struct SessionParts {
   store::Store& store;
@@ -29,12 +32,15 @@ struct SessionParts {
   AccountDesk* accounts = nullptr;     ///< absent: a server without administration
   build::LeaseDesk* leases = nullptr;  ///< absent: nobody can be told why a build waits
   build::KeptMachines* kept = nullptr; ///< absent: there is none to be entered
+  LongWork* long_work = nullptr;       ///< absent: what takes long is done on `pool`
+  const OwnLoops* loops = nullptr;     ///< absent: there are none
 };
 
 struct SessionLimits {
   protocol::Limits wire;
-  std::chrono::milliseconds idle{std::chrono::hours(24)};      ///< between two requests
-  std::chrono::milliseconds stalled{std::chrono::minutes(10)}; ///< inside a request or a reply
+  std::chrono::milliseconds greeting{std::chrono::seconds(30)}; ///< from its begin to its hello
+  std::chrono::milliseconds idle{std::chrono::hours(24)};       ///< between two requests
+  std::chrono::milliseconds stalled{std::chrono::minutes(10)};  ///< inside a request or a reply
   std::chrono::milliseconds deaf{std::chrono::seconds(60)}; ///< a client that does not take its log
 };
 

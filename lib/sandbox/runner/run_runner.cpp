@@ -38,7 +38,6 @@ UniqueFd listen_here() {
 
 int run_runner(const fs::path& directory, UniqueFd daemon) {
   ::signal(SIGPIPE, SIG_IGN);
-  ::umask(077);
   const auto folder = fs::absolute(directory);
   system_call("sandbox.spawn", folder.c_str(), [&] { return ::chdir(folder.c_str()); });
   system_call(

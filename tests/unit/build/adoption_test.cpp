@@ -263,4 +263,86 @@ TEST_CASE("adoption: limits of time count from the machine's start", "[build]") 
   CHECK(world.db->build(world.alice, 1)->status == BuildStatus::TimedOut);
 }
 
+TEST_CASE("adoption: a clock that was set meanwhile ends nothing and books nothing", "[build]") {
+  World world;
+  world.hours_ahead = 100;
+  auto request = request_for(world.alice, "x");
+  request.options.timeout = 60s;
+  {
+    auto& daemon = mortal(world, slow(700ms));
+    const auto asker = daemon.ask(request);
+    REQUIRE(says_begin(asker));
+    daemon.kill();
+  }
+  world.hours_ahead += GENERATE(24, -24, 0);
+  Daemon daemon(world, never());
+  const auto asker = daemon.ask(request);
+  REQUIRE(eventually([&] { return daemon.builds.running_since(world.alice, 1).has_value(); }));
+  CHECK(daemon.clock.monotonic() - *daemon.builds.running_since(world.alice, 1) < 5s);
+  CHECK(eventually([&] { return asker->ended(); }));
+  CHECK(asker->result().status == BuildStatus::Built);
+  const auto record = world.db->build(world.alice, 1);
+  const auto took = record->stopped_us - record->started_us;
+  CHECK(took >= 500'000);
+  CHECK(took < 20'000'000);
+  CHECK(world.db->cpu_time_us(world.alice, 0) == static_cast<std::uint64_t>(took) * record->cpus);
+}
+
+TEST_CASE("adoption: a clock that is set while a build runs changes nothing of its record",
+          "[build]") {
+  World world;
+  Daemon daemon(world, slow(400ms));
+  const auto asker = daemon.ask(request_for(world.alice, "x"));
+  REQUIRE(says_begin(asker));
+  daemon.clock.ahead = GENERATE(24, -24);
+  CHECK(eventually([&] { return asker->ended(); }));
+  const auto record = world.db->build(world.alice, 1);
+  const auto took = record->stopped_us - record->started_us;
+  CHECK(took >= 300'000);
+  CHECK(took < 20'000'000);
+}
+
+TEST_CASE("adoption: the time that a build may take goes on while its outputs are taken",
+          "[build]") {
+  World world;
+  const auto slow_output = [](const sandbox::ExecutionPlan&) {
+    FakeBuild build;
+    build.nars.push_back(nar_of_file(std::string(10'000, 'x')));
+    build.nar_piece = 1;
+    build.before_nar_piece = 20ms;
+    return build;
+  };
+  Daemon daemon(world, slow_output);
+  auto request = request_for(world.alice, "x");
+  request.options.timeout = 1s;
+  const auto asker = daemon.complete(request);
+  CHECK(asker->result().status == BuildStatus::TimedOut);
+  CHECK(asker->result().error.find("timed out after 1 seconds") != std::string::npos);
+  CHECK(world.db->build(world.alice, 1)->attempt == 1);
+}
+
+TEST_CASE("adoption: a machine that dribbles its output is not waited for", "[build]") {
+  World world;
+  build::BuilderSettings settings;
+  settings.output_floor_time = 300ms;
+  const bool dribbles = GENERATE(true, false);
+  const auto script = [dribbles](const sandbox::ExecutionPlan&) {
+    FakeBuild build;
+    build.nars.push_back(nar_of_file(std::string(200'000, 'x')));
+    build.nar_piece = dribbles ? 1 : 20'000;
+    build.before_nar_piece = 50ms;
+    return build;
+  };
+  Daemon daemon(world, script, settings);
+  const auto asker = daemon.complete(request_for(world.alice, "x"));
+  if (dribbles) {
+    CHECK(asker->result().status == BuildStatus::TimedOut);
+    CHECK(asker->result().error.find("gives its output 'out' at less than 65536 bytes a second") !=
+          std::string::npos);
+    CHECK(world.db->build(world.alice, 1)->attempt == 1);
+  } else {
+    CHECK(asker->result().status == BuildStatus::Built);
+  }
+}
+
 } // namespace adoption_test

@@ -46,6 +46,7 @@ Daemon::Daemon(World& w,
               settings),
       builds(builder, build_tasks, {w.return_grace}) {
   world.host->daemon_killed = false;
+  clock.ahead = world.hours_ahead;
   static_cast<void>(builds.take_up());
   loop = std::jthread([this] { io.run(); });
 }

@@ -9,6 +9,7 @@
 
 #include <boost/asio/io_context.hpp>
 
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <memory>
@@ -22,11 +23,14 @@
 /// Builds on paper with everything round them: what a daemon has, without sessions.
 namespace nixbuild::tests {
 
+/// The time of day stands still unless somebody sets it.
 class RigClock final : public Clock {
 public:
   [[nodiscard]] WallTime wall() const override {
-    return WallTime(std::chrono::seconds(1'700'000'000));
+    return WallTime(std::chrono::seconds(1'700'000'000)) + std::chrono::hours(ahead.load());
   }
+
+  std::atomic<int> ahead{0}; ///< hours
 
   [[nodiscard]] MonotonicTime monotonic() const override {
     return std::chrono::steady_clock::now();
@@ -40,6 +44,7 @@ struct World {
   std::unique_ptr<store::LogStore> logs = store::make_memory_logs();
   std::shared_ptr<FakeHost> host = std::make_shared<FakeHost>();
   std::chrono::seconds return_grace{600}; ///< of its daemons
+  int hours_ahead = 0;                    ///< that their clocks say
   store::AccountId alice = db->ensure_account("alice");
   store::AccountId bob = db->ensure_account("bob");
 

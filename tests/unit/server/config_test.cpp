@@ -70,6 +70,9 @@ keys-file = "/run/nixbuild/keys"
 [sessions]
 idle-seconds = 3600
 stalled-seconds = 30
+greeting-seconds = 7
+most-of-account = 9
+most-of-key = 0
 deaf-seconds = 5
 [settings]
 max-cpu = 8
@@ -101,6 +104,9 @@ dir = "/gnu/store"
   CHECK(config.session_idle == std::chrono::hours(1));
   CHECK(config.session_stalled == std::chrono::seconds(30));
   CHECK(config.session_deaf == std::chrono::seconds(5));
+  CHECK(config.session_greeting == std::chrono::seconds(7));
+  CHECK(config.account_sessions == 9);
+  CHECK(config.key_sessions == 0);
   CHECK(config.kernel_image == "/boot/vmlinuz-x");
   CHECK(config.kernel_modules == "/lib/modules/x");
   CHECK(config.shell == "/bin/busybox");
@@ -129,6 +135,9 @@ TEST_CASE("config: mistakes are told with file and line", "[server][reject]") {
   CHECK(unknown.message() == "nixbuild.toml:3: section 'builds' has no key 'cups'");
   CHECK(error_of("[bulids]\ncpus = 1\n").code() == "config.unknown-key");
   CHECK(error_of("cpus = 1\n").code() == "config.unknown-key");
+  CHECK(error_of("[sessions]\ngreeting-seconds = 0\n").code() == "config.value");
+  CHECK(error_of("[sessions]\nmost-of-account = -1\n").code() == "config.value");
+  CHECK(error_of("[sessions]\nmost-of-key = \"few\"\n").code() == "config.value");
   CHECK(error_of("[builds]\ncpus = \"many\"\n").code() == "config.value");
   CHECK(error_of("[builds]\ncpus = 0\n").code() == "config.value");
   CHECK(error_of("[builds]\ncpus = -1\n").code() == "config.value");

@@ -376,6 +376,114 @@ TEST_CASE("http: what is no request is refused and ends the connection", "[serve
   server.expect_connections(0);
 }
 
+TEST_CASE("http: a body whose end others see elsewhere is never a next request",
+          "[server][http][reject]") {
+  Server server;
+  server.add_build(1000, BuildStatus::Built);
+  const std::string hidden = "GET /builds HTTP/1.1\r\n\r\n";
+  for (const std::string coding : {"xchunked",
+                                   "identity",
+                                   "chunked, identity",
+                                   "identity, chunked",
+                                   "chunked, chunked",
+                                   "\"chunked\"",
+                                   "gzip, chunked",
+                                   "chunked;q=1",
+                                   "chunked,",
+                                   "",
+                                   "x"}) {
+    INFO(coding);
+    Client client(server);
+    client.send("PUT /settings/a HTTP/1.1\r\nTransfer-Encoding: " + coding + "\r\n\r\n" + hidden);
+    const auto response = client.read();
+    CHECK((response.status == 501 || response.status == 400));
+    CHECK(client.ended());
+  }
+  Client unknown(server);
+  unknown.send("GET /healthz HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n");
+  const auto refused = unknown.read();
+  CHECK(refused.status == 501);
+  CHECK(code_of(refused) == "http.transfer-coding");
+  CHECK(unknown.ended());
+  for (const std::string head : {"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n",
+                                 "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+                                 "Transfer-Encoding: chunked\r\nContent-Length: 3\r\n",
+                                 "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+                                 "Content-Length: 3\r\nContent-Length: 4\r\n",
+                                 "Transfer-Encoding:\r\n chunked\r\n",
+                                 "X: a\r\n b\r\n",
+                                 "X: a\r\n\tb\r\n",
+                                 "X : a\r\n"}) {
+    INFO(head);
+    Client client(server);
+    client.send("PUT /settings/a HTTP/1.1\r\n" + head + "\r\n" + hidden);
+    const auto response = client.read();
+    CHECK((response.status == 501 || response.status == 400));
+    CHECK(client.ended());
+  }
+  Client old(server);
+  old.send("PUT /settings/a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n" + hidden);
+  CHECK(old.read().status == 400);
+  CHECK(old.ended());
+  // And the one that is known, however it is written and in whatever pieces it comes.
+  Client client(server);
+  for (const char* piece : {"PUT /settings/a HTTP/1.1\r\nTransfer-En",
+                            "coding: Chunked\r\n",
+                            "\r\n",
+                            "1\r\na\r",
+                            "\n0\r\n\r\n"}) {
+    client.send(piece);
+    std::this_thread::sleep_for(5ms);
+  }
+  CHECK(client.read().status != 400);
+  CHECK(client.get("/builds").status == 200);
+}
+
+TEST_CASE("http: a daemon whose own loops fail is not well", "[server][http]") {
+  server::HttpHooks hooks;
+  std::vector<server::LoopReport> loops(2);
+  loops[0].name = "tick";
+  loops[0].age = 400ms;
+  loops[0].turns = 7;
+  loops[1].name = "sync";
+  loops[1].age = 61s;
+  hooks.loops = [&loops] {
+    return loops;
+  };
+  Server server(false, {}, hooks);
+  Client client(server);
+  CHECK(client.get("/healthz").status == 200);
+  CHECK(client.get("/healthz").body == "ok\ntick 0.4 s ago\nsync 61.0 s ago\n");
+  loops[1].failures = 5;
+  loops[1].failed_again = 3;
+  loops[1].last_error = "/secret/place is full";
+  const auto failing = client.get("/healthz");
+  CHECK(failing.status == 503);
+  CHECK(failing.body == "failing\ntick 0.4 s ago\nsync 61.0 s ago, failed 3 times since\n");
+  loops[1].failed_again = 0;
+  loops[1].late = true;
+  CHECK(client.get("/healthz").body == "failing\ntick 0.4 s ago\nsync 61.0 s ago, late\n");
+  const auto metrics = client.get("/metrics").body;
+  for (const char* line : {"nixbuild_loop_age_seconds{loop=\"sync\"} 61.000\n",
+                           "nixbuild_loop_turns_total{loop=\"tick\"} 7\n",
+                           "nixbuild_loop_failures_total{loop=\"sync\"} 5\n",
+                           "nixbuild_loop_well{loop=\"tick\"} 1\n",
+                           "nixbuild_loop_well{loop=\"sync\"} 0\n"}) {
+    CHECK(metrics.find(line) != std::string::npos);
+  }
+}
+
+TEST_CASE("http: the name of the Unix socket is for its owner alone", "[server][http]") {
+  const auto before = ::umask(0);
+  Server server;
+  ::umask(before);
+
+  struct stat info {};
+
+  REQUIRE(::stat(server.http->address().substr(5).c_str(), &info) == 0);
+  CHECK((info.st_mode & 0777) == 0600);
+}
+
 TEST_CASE("http: any bytes get an answer or the end, and the server goes on",
           "[server][http][property]") {
   Server server;
