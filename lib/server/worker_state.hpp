@@ -81,6 +81,8 @@ private:
   aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryMissing& request);
   aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryRealisation& request);
   aio::Task<void> perform(protocol::worker::NarFromPath& request);
+  aio::Task<std::optional<model::Realisation>>
+  find_realisation(const protocol::worker::DrvOutput& output);
   [[nodiscard]] store::RealisationKey
   realisation_key(const protocol::worker::DrvOutput& output) const;
   using OutputPaths = std::map<std::string, std::optional<model::StorePath>>;
@@ -146,7 +148,8 @@ private:
   std::shared_ptr<std::uint64_t> last_activity_ = std::make_shared<std::uint64_t>(0);
   model::BuildOptions options_; ///< from SetOptions
   bool keep_going_ = false;
-  aio::Event answered_; ///< one of the questions that came ahead
+  model::StorePathSet targets_; ///< derivations asked to be built whose outputs nobody noted yet
+  aio::Event answered_;         ///< one of the questions that came ahead
 };
 
 } // namespace nixbuild::server
