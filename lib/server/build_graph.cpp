@@ -262,6 +262,9 @@ void judge(store::Store& store, store::AccountId account, BuildGraph& graph) {
     }
     try {
       node.proven = hashes.outputs_follow(node.path, node.derivation);
+      if (node.proven && has_static_paths(model::derivation_kind(node.derivation))) {
+        node.names = hashes.names_of(node.derivation);
+      }
     } catch (const Error& error) {
       node.refused = error.message();
     }

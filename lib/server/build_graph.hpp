@@ -26,7 +26,7 @@ struct BuildGraph {
     bool check = false; ///< a target that is built again and compared; never `valid`
     /// Where the outputs are, those that are known before anything is built.
     std::map<std::string, std::optional<model::StorePath>> outputs;
-    /// What names the realisations of its outputs, where those are how they are found.
+    /// What names the realisations of its outputs, where that is known.
     std::map<std::string, Hash> names;
     bool proven = false; ///< judge: its outputs follow from it
     std::string refused; ///< judge: why it may not be built

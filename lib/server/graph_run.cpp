@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <optional>
 #include <queue>
+#include <span>
 #include <utility>
 
 namespace nixbuild::server {
@@ -153,28 +154,24 @@ build::BuildRequest GraphRun::request_for(std::size_t index) const {
 }
 
 /// Where the outputs came out, for those who ask by the derivation as it was before its inputs were
-/// known. Blocking.
+/// known, or by its hash. Blocking.
 void register_outputs(const GraphRun& run, std::size_t index, const model::BuildResult& result) {
   const auto& node = run.graph.nodes[index];
-  if (!model::is_success(result.status) ||
-      !has_realisations(model::derivation_kind(node.derivation))) {
+  if (!model::is_success(result.status)) {
     return;
   }
-  const auto form = run.caller.self_references;
   const auto* key = node.proven ? run.parts.builds.signing_key() : nullptr;
+  const auto form = run.caller.self_references;
+  const bool moves = has_realisations(model::derivation_kind(node.derivation));
   std::vector<store::StoredRealisation> made;
   for (const auto& [name, output] : result.outputs) {
-    model::Realisation realisation{output.path, {}};
-    made.push_back({{node.path.base_name(), name, form}, realisation});
-    const auto hash = node.names.find(name);
-    if (hash == node.names.end()) {
-      continue;
+    if (moves) {
+      made.push_back({{node.path.base_name(), name, form}, {output.path, {}}});
     }
-    if (key != nullptr) {
-      const auto message = model::realisation_fingerprint(hash->second, name, output.path);
-      realisation.signatures.push_back(key->sign(message));
+    if (const auto hash = node.names.find(name); hash != node.names.end()) {
+      const auto forms = moves ? std::span(&form, 1) : std::span(kEveryForm);
+      add_realisation(made, hash->second, name, output.path, forms, key);
     }
-    made.push_back({{model::hash_hex(hash->second), name, form}, std::move(realisation)});
   }
   run.parts.store.db().register_realisations(run.caller.account, made);
 }

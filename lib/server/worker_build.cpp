@@ -19,6 +19,9 @@ namespace worker = protocol::worker;
 
 namespace {
 
+/// Derivations that a session may have built and ask about by hash afterwards.
+constexpr std::size_t kMostTargets = 10'000;
+
 /// How outputs are named to peers that name them by hash. Of those whose paths follow from the
 /// derivation clients look at the output's name alone.
 std::map<std::string, Hash>
@@ -60,6 +63,11 @@ bool WorkerState::is_check(worker::BuildMode mode) {
 
 aio::Task<std::vector<TargetResult>> WorkerState::build(std::vector<protocol::DerivedPath> targets,
                                                         worker::BuildMode mode) {
+  for (const auto& target : targets) {
+    if (target.path.is_derivation() && targets_.size() < kMostTargets) {
+      targets_.insert(target.path);
+    }
+  }
   GraphOrder order;
   order.emulation_told = emulation_told_;
   order.check = is_check(mode);

@@ -206,9 +206,39 @@ aio::Task<worker::Reply> WorkerState::look_up(worker::QueryMissing& request) {
   co_return reply;
 }
 
+/// Outputs whose paths follow from their derivations are looked for when somebody asks: among the
+/// derivations that this session has had built, as only a hash is given.
+aio::Task<std::optional<model::Realisation>>
+WorkerState::find_realisation(const worker::DrvOutput& output) {
+  const auto key = realisation_key(output);
+  if (auto known = parts_.store.db().realisation(account_, key)) {
+    co_return known;
+  }
+  auto candidates = targets_;
+  const auto* derivation = std::get_if<model::StorePath>(&output.derivation);
+  if (derivation != nullptr) {
+    candidates = {*derivation};
+  }
+  auto note = [this, &candidates] {
+    DerivationHashes hashes(parts_.store, account_);
+    for (const auto& candidate : candidates) {
+      try {
+        note_static_outputs(parts_.store, account_, hashes, candidate, parts_.builds.signing_key());
+      } catch (const Error&) {
+        // Gone, or no derivation: nothing is known of it.
+      }
+    }
+  };
+  co_await parts_.pool.run(std::move(note));
+  for (const auto& candidate : candidates) {
+    targets_.erase(candidate);
+  }
+  co_return parts_.store.db().realisation(account_, key);
+}
+
 aio::Task<worker::Reply> WorkerState::look_up(worker::QueryRealisation& request) {
   worker::RealisationsReply reply{request.id, {}};
-  if (auto found = parts_.store.db().realisation(account_, realisation_key(request.id))) {
+  if (auto found = co_await find_realisation(request.id)) {
     lease_.add(found->path);
     reply.realisations.push_back(std::move(*found));
   }

@@ -86,6 +86,8 @@ private:
   aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryMissing& request);
   aio::Task<protocol::worker::Reply> look_up(protocol::worker::QueryRealisation& request);
   aio::Task<void> perform(protocol::worker::NarFromPath& request);
+  aio::Task<std::optional<model::Realisation>>
+  find_realisation(const protocol::worker::DrvOutput& output);
   [[nodiscard]] store::RealisationKey
   realisation_key(const protocol::worker::DrvOutput& output) const;
   using OutputPaths = std::map<std::string, std::optional<model::StorePath>>;
@@ -160,6 +162,7 @@ private:
   std::size_t log_lines_ = LogTail::kDefaultLines; ///< of a failed build, in its error
   std::shared_ptr<bool> emulation_told_ = std::make_shared<bool>(false); ///< see BuildAsker
   Refusals refusals_;
+  model::StorePathSet targets_; ///< derivations asked to be built whose outputs nobody noted yet
 };
 
 } // namespace nixbuild::server

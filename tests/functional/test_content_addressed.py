@@ -188,3 +188,41 @@ def test_git_names(module_scratch, server, bb):
     alone.sshd = server
     alone.run("nix", "copy", "--to", client.remote, other)
     assert infos(client, [other], "--store", client.remote) == infos(alone, [other])
+
+
+COPIED = """
+  let busybox = builtins.path {{ path = {bb}; name = "bb"; }};
+      make = name: more: derivation ({{
+        inherit name busybox;
+        system = "x86_64-linux"; builder = "${{busybox}}/bin/sh"; args = [ "-c" "echo hello > $out" ];
+      }} // more);
+      plain = make "copied-plain" {{ }};
+  in {{
+    inherit plain;
+    outputs = make "copied-outputs" {{ outputs = [ "out" "dev" ]; args = [ "-c" "echo a > $out; echo $out > $dev" ]; }};
+    behind = make "copied-behind" {{ inherit plain; args = [ "-c" "echo $plain > $out" ]; }};
+    fixed = make "copied-fixed" {{
+      outputHashAlgo = "sha256"; outputHash = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+    }};
+    floating = make "copied-floating" {{ __contentAddressed = true; }};
+    deferred = make "copied-deferred" {{ floating = make "copied-below" {{ __contentAddressed = true; }}; }};
+  }}
+"""
+
+
+def test_copying_what_a_client_has_built(module_scratch, server, bb):
+    """`nix copy INSTALLABLE` asks where each output is by its derivation's hash, whatever kind of output it is, and a
+    client with ca-derivations on ends with a failed assertion when nobody knows."""
+    expression = module_scratch / "copied.nix"
+    expression.write_text(COPIED.format(bb=bb))
+    client = client_of(module_scratch, peers.VERSIONS[-1], "copying", sshd=server, scheme="ssh-ng")
+    where = ["--from", client.remote, "--eval-store", "auto", "--no-check-sigs", "--impure", "-f", expression]
+    told = {}
+    for case in ("plain", "outputs^*", "behind", "fixed", "floating", "deferred"):
+        for _ in range(2):  # built, and found there
+            done = client.run("nix", "copy", *where, case, check=False)
+            assert done.returncode == 0, (case, done.stderr)
+        built_here = client.run("nix", "build", "--impure", "--json", "--no-link", "-f", expression, case, "-j0")
+        told[case] = json.loads(built_here.stdout)[0]["outputs"]
+    for case, outputs in told.items():
+        assert infos(client, sorted(outputs.values())), case

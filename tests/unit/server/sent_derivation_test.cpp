@@ -9,6 +9,8 @@
 
 #include <catch2/catch.hpp>
 
+#include <variant>
+
 namespace sent_derivation_test {
 
 using namespace nixbuild;
@@ -174,6 +176,41 @@ TEST_CASE("sent derivation: what is made from something impure is impure or fixe
   out.path = moment; // until its hash is read
   out.path = model::make_content_addressed_path(kDir, "fixed", out.fixed_address(), {}, false);
   CHECK(refusal(add("fixed", fixed)) == "none");
+}
+
+TEST_CASE("sent derivation: outputs whose paths follow are found by their hash", "[server]") {
+  Desk desk;
+  const auto name_of = [](const model::StorePath& path) {
+    const auto& derivation = added_derivations().at(path);
+    return model::hash_modulo(kDir, derivation, true, hash_of_added).outputs.at("out");
+  };
+  const auto ask = [](Client& client, const std::variant<Hash, model::StorePath>& derivation) {
+    const worker::QueryRealisation question{{derivation, "out"}};
+    return reply_of<worker::RealisationsReply>(client.ask(question)).realisations;
+  };
+  Client other(desk.server, protocol::Version(1, 37)); // newer ones ask by path
+  other.hello();
+  CHECK(ask(desk.client, desk.top).empty());
+  CHECK(ask(other, name_of(desk.top)).empty());
+  CHECK(succeeded(desk.client.ask(worker::BuildPaths{{all_of(desk.top)}})));
+  // By everybody, once it is built.
+  REQUIRE(ask(desk.client, desk.top).size() == 1);
+  CHECK(ask(desk.client, desk.top).front().path == output_of(desk.top));
+  const auto found = ask(other, name_of(desk.top));
+  REQUIRE(found.size() == 1);
+  CHECK(found.front().path == output_of(desk.top));
+  // What came ready is found by who has asked for it.
+  const auto ready = add_derivation(other, "ready", {});
+  const auto nar = tests::nar_of_file("ready");
+  auto info = info_of("ready", nar);
+  info.path = output_of(ready);
+  reply_of<worker::EmptyReply>(other.ask(worker::AddToStoreNar{info}, nar));
+  CHECK(ask(other, name_of(ready)).empty());
+  CHECK(succeeded(other.ask(worker::BuildPaths{{all_of(ready)}})));
+  CHECK(desk.server.executor.runs().size() == 2);
+  REQUIRE(ask(other, name_of(ready)).size() == 1);
+  CHECK(ask(other, name_of(ready)).front().path == output_of(ready));
+  CHECK(other.end() == 0);
 }
 
 } // namespace sent_derivation_test
