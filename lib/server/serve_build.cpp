@@ -97,10 +97,8 @@ aio::Task<model::BuildResult> ServeState::build_one(serve::BuildDerivation& requ
     }
   }
   auto wanted = caller_.order(request.path, std::move(request.derivation), request.options);
-  if (const auto refusal = co_await judge(parts_, wanted)) {
-    serve::write_build_result(reply_, parts_.store.dir(), version_, *refusal, hashes);
-    co_await reply();
-    co_return;
+  if (auto refusal = co_await judge(parts_, wanted)) {
+    co_return std::move(*refusal);
   }
   auto attachment = co_await parts_.builds.ask(std::move(wanted));
   const HangUpWatch client(co_await asio::this_coro::executor, in_, err_->shared_stream());
