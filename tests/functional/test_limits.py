@@ -24,7 +24,7 @@ GREEDY = {
         [], "TransientFailure", "lack of free disk space",
     ),
     "memory": (
-        """$busybox/bin/busybox awk 'BEGIN { for (;;) kept[n++] = sprintf("%100000s", n) }'""",
+        """$busybox/bin/busybox awk 'BEGIN { piece = sprintf("%20000000s", 1); for (;;) kept[n++] = piece n }'""",
         [], None, "ran out of memory",
     ),
     "shared": ("$busybox/bin/busybox dd if=/dev/zero of=/dev/shm/big bs=1M", [], None, "ran out of memory"),
@@ -86,7 +86,7 @@ def test_memory_grows_until_it_is_enough(scratch, small):
     with conftest.Server(scratch, config=config) as server:
         client = peers.Client(scratch, "2.8.0", name="client", sshd=server)
         body = (
-            """$busybox/bin/busybox awk 'BEGIN { while (n < 2200) kept[n++] = sprintf("%100000s", n) }' """
+            """$busybox/bin/busybox awk 'BEGIN { piece = sprintf("%20000000s", 1); while (n < 10) kept[n++] = piece n }' """
             "&& echo enough > $out"
         )
         done = small.build_remotely(client, server, "growing", body=body)

@@ -147,9 +147,9 @@ int main(int count, char** words) {
     say_to_kernel(std::string("nixbuild-guest: ") + error.what());
     try {
       if (host) {
-        std::string words = error.what();
-        words += untaken.empty() ? "" : " (modules that the kernel did not take: " + untaken + ")";
-        host->send(sandbox::guest::Failure{words.substr(0, sandbox::guest::kMaxText)});
+        std::string said = error.what();
+        said += untaken.empty() ? "" : " (modules that the kernel did not take: " + untaken + ")";
+        host->send(sandbox::guest::Failure{said.substr(0, sandbox::guest::kMaxText)});
         // The machine ends with the host's answer; a host that gives none is not waited for.
         ::alarm(static_cast<unsigned>(kLastWords.count()));
         ::signal(SIGALRM, [](int) { power_off(); });
