@@ -34,6 +34,7 @@ ACCEPTED = {
     "memory": "as the host has been told; a machine refuses what it has not got, see below",
     "memory-settings": "the host's own; a machine has the kernel's",
     "kernel": "modules that the host's kernel has and may load; for those of a machine see below",
+    "landlock": "the host's list of security modules, or the machine's",
     "cpus": "those of the host; a machine has at least two under KVM where its host has two",
     "performance-events": "the host's own; a machine has the kernel's",
     "trees": "the host's own file systems, some with inode numbers beyond 32 bits",
