@@ -7,6 +7,7 @@
 #include <nixbuild/nar/reader.hpp>
 
 #include <catch2/catch.hpp>
+#include <nlohmann/json.hpp>
 
 #include <cstdio>
 #include <cstdlib>
@@ -144,6 +145,7 @@ TEST_CASE("nar listing: lists what nix nar ls lists", "[nar][differential]") {
         "HOME='" + folder.path.string() + "' nix --extra-experimental-features nix-command nar ls ";
     const std::string of = " '" + (folder.path / "t.nar").string() + "' /";
     CHECK(output_of(ls + "-lR" + of) == text);
-    CHECK(output_of(ls + "--json -R" + of) == json);
+    // Newer ones sort the names of members; what is listed in which order is in the text above.
+    CHECK(nlohmann::json::parse(output_of(ls + "--json -R" + of)) == nlohmann::json::parse(json));
   }
 }
