@@ -41,15 +41,6 @@ std::optional<std::size_t> read_some(const UniqueFd& socket,
 
 } // namespace
 
-std::size_t BuildRun::Watch::add(int fd, short events) {
-  entries.push_back({fd, events, 0});
-  return entries.size() - 1;
-}
-
-bool BuildRun::Watch::ready(std::size_t index) const {
-  return entries[index].revents != 0;
-}
-
 BuildRun::BuildRun(UniqueFd daemon, UniqueFd listener) : listener_(std::move(listener)) {
   client_.emplace(std::move(daemon));
   deadline_ = Clock::now() + kPlanPatience;
@@ -84,6 +75,9 @@ void BuildRun::turn() {
   const auto log = watch.add(machine_ && wants_log() ? machine_->log.get() : -1, POLLIN);
   const auto output = watch.add(machine_ && wants_output() ? machine_->output.get() : -1, POLLIN);
   const auto process = watch.add(machine_ ? machine_->process.pidfd() : -1, POLLIN);
+  const auto* network = machine_ ? machine_->network() : nullptr;
+  const auto passt = watch.add(network != nullptr ? network->passt_end() : -1, POLLIN);
+  const auto filter = watch.add(network != nullptr ? network->filter_end() : -1, POLLIN);
   if (store_) {
     store_->watch(watch.entries);
   }
@@ -114,6 +108,8 @@ void BuildRun::turn() {
   }
   if (watch.ready(process)) {
     process_ended();
+  } else if (watch.ready(passt) || watch.ready(filter)) {
+    network_ended();
   }
   check_deadlines();
   tell_client();
@@ -128,6 +124,9 @@ void BuildRun::accept_client() {
   relaying_ = false;
   wanted_output_.reset();
   client_.emplace(std::move(socket));
+  if (machine_ && start_->cgroup_release) {
+    machine_->limit(); // the daemon before may have left the group without controllers
+  }
   alone_until_ = Clock::time_point::max();
 }
 
@@ -137,6 +136,9 @@ void BuildRun::lose_client() {
   relaying_ = false;
   if (start_) {
     alone_until_ = Clock::now() + std::chrono::seconds(start_->alone_seconds);
+    if (start_->cgroup_release) {
+      release_controllers(start_->cgroup_parent);
+    }
   }
 }
 
@@ -254,6 +256,7 @@ void BuildRun::launch() {
   Accepted accepted;
   accepted.runner_pid = static_cast<std::uint32_t>(::getpid());
   accepted.emulator_pid = static_cast<std::uint32_t>(machine_->process.pid());
+  accepted.jail_walls = walls_of(machine_->process.report());
   accepted.jail_shortfall = machine_->process.report().shortfall;
   client_->queue(accepted);
   if (machine_->store) {
@@ -325,6 +328,19 @@ void BuildRun::read_log() {
   }
   guest_->feed_log(*got);
   log_.append(ByteView(buffer).first(*got));
+  log_in_line_ = buffer.at(*got - 1) != '\n';
+}
+
+/// The builder goes on without a network, and whoever reads its log is told why it fails.
+void BuildRun::network_ended() {
+  const auto ended = machine_->network()->what_ended();
+  if (ended.empty() || exited_ || finishing_ || failure_) {
+    return; // nobody needs it any more
+  }
+  const auto line = fmt::format(
+      "{}[nixbuild] the network of this machine is gone: {}\n", log_in_line_ ? "\n" : "", ended);
+  log_.append(bytes_of(line));
+  log_in_line_ = false;
 }
 
 void BuildRun::read_output() {
@@ -362,6 +378,7 @@ void BuildRun::take_guest_events() {
       extend_patience();
     } else if (std::holds_alternative<GuestStarted>(*event)) {
       mark_phase("build");
+      measured_ = machine_ ? machine_->measure() : Measured{};
       deadline_ = Clock::time_point::max();
     } else if (const auto* exited = std::get_if<GuestExited>(&*event)) {
       guest_exited(exited->exit);
@@ -379,6 +396,11 @@ void BuildRun::take_guest_events() {
 
 void BuildRun::guest_exited(const GuestExit& exit) {
   exited_ = true;
+  // A guest cannot be believed what it took; a machine that is gone took at least nothing.
+  const auto now = machine_ ? machine_->measure() : Measured{};
+  measured_.cpu_user_us = now.cpu_user_us - std::min(now.cpu_user_us, measured_.cpu_user_us);
+  measured_.cpu_system_us =
+      now.cpu_system_us - std::min(now.cpu_system_us, measured_.cpu_system_us);
   exit_ = encode_guest_exit(exit);
   wait_for_daemon();
   mark_phase("outputs");
@@ -430,7 +452,8 @@ void BuildRun::process_ended() {
   if (finishing_) {
     conclude();
   } else if (!failure_) {
-    const auto words = Machine::last_words();
+    const auto fate = machine_->fate();
+    const auto words = fate.empty() ? Machine::last_words() : fate;
     fail("sandbox.lost",
          fmt::format("the machine went down before the build was collected{}{}",
                      words.empty() ? "" : ": ",
@@ -486,6 +509,7 @@ void BuildRun::tell_client() {
     } else if (phase_waits) {
       client.queue(phases_[client.phases_told++].phase);
     } else if (exited_ && !client.exit_told) {
+      client.queue(measured_);
       client.queue(Exited{exit_});
       client.exit_told = true;
     } else if (failure_ && !client.failure_told) {

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 #include <vector>
 
@@ -24,9 +25,11 @@ namespace {
 constexpr const char* kMachineCode = "sandbox.spawn";
 constexpr const char* kEmulatorLog = "qemu.log";
 constexpr std::size_t kLastWords = 2000;
-/// What the emulator takes beside the guest's memory, in a memory limit.
-constexpr std::uint64_t kOverhead = 128 * kMiB;
-constexpr std::uint64_t kTranslationCache = 256 * kMiB;
+/// What the emulator takes beside the guest's memory, in a memory limit: itself, a kernel image in
+/// pieces, the tables of the disk; and for tables of pages a part of that memory.
+constexpr std::uint64_t kOverhead = 256 * kMiB;
+constexpr std::uint64_t kPageTablePart = 128;
+constexpr std::uint64_t kTranslationCache = 320 * kMiB;
 
 /// Both ends of a port; ours does not block.
 std::pair<UniqueFd, UniqueFd> make_port() {
@@ -46,16 +49,32 @@ JailSettings jail_settings(const Start& start, std::size_t extents) {
   settings.kvm = start.kvm;
   settings.threads = 160 + 2 * start.cpus;
   settings.descriptors = static_cast<unsigned>(256 + 4 * extents);
-  // Where the emulator comes from another prefix, its libraries and firmware do, too.
-  const auto folder = fs::path(start.qemu).parent_path();
-  const auto prefix = folder.filename() == "bin" ? folder.parent_path() : folder;
-  if (prefix != "/" && prefix != "/usr" && !start.qemu.starts_with("/nix/store/")) {
-    settings.extra_binds.push_back(prefix);
-  }
-  settings.cgroup_parent = start.cgroup_parent;
-  settings.cgroup_name = "build-" + start.id;
-  settings.memory_max = start.memory_bytes + kOverhead + (start.kvm ? 0 : kTranslationCache);
+  settings.files = start.qemu_files;
   return settings;
+}
+
+/// Where no control group limits memory: what the emulator may map. Far more than it uses, since
+/// address space is not memory, and far less than a large host has.
+std::uint64_t address_space([[maybe_unused]] const Start& start) {
+#ifdef __SANITIZE_ADDRESS__
+  return 0; // its shadow needs all of it
+#else
+  constexpr std::uint64_t base = 4 * kGiB;
+  constexpr std::uint64_t each_cpu = 128 * kMiB;
+  return start.memory_bytes + base + start.cpus * each_cpu;
+#endif
+}
+
+MachineCgroup make_cgroup(const Start& start, unsigned processes) {
+  if (start.cgroup_parent.empty()) {
+    return {};
+  }
+  CgroupLimits limits;
+  limits.memory_bytes = start.memory_bytes + start.memory_bytes / kPageTablePart + kOverhead +
+                        (start.kvm ? 0 : kTranslationCache);
+  limits.cpus = start.cpus + 1; // the emulator has work of its own
+  limits.processes = processes;
+  return {fs::path(start.cgroup_parent) / start.cgroup_name, limits};
 }
 
 EgressRules egress_rules(const Start& start) {
@@ -130,11 +149,19 @@ Machine::Machine(const Start& start,
     slot_.emplace(start.slot_directory, start.uid_base, start.uid_count);
     settings.uid = slot_->uid();
   }
+  cgroup_ = make_cgroup(start, settings.threads);
+  if (!cgroup_.limits_memory()) {
+    settings.address_space = address_space(start);
+  }
+  if (cgroup_.exists() || !cgroup_.shortfall().empty()) {
+    settings.cgroup = &cgroup_;
+  }
   if (wants.network && !start.network_helper.empty()) {
     // The helpers' uids lie behind those of the emulators.
     network_.emplace(
         start.network_helper, slot_ ? slot_->uid() + start.uid_count : 0, egress_rules(start));
     fds.network = network_->emulator_end();
+    network_->join(cgroup_);
   }
   const auto command = qemu_command(machine, fds);
   const UniqueFd words(system_call(kMachineCode, kEmulatorLog, [] {
@@ -148,6 +175,35 @@ Machine::Machine(const Start& start,
   log = std::move(log_end);
   output = std::move(output_end);
   store = std::move(store_port.first);
+}
+
+Measured Machine::measure() const {
+  Measured measured;
+  std::ifstream file(fmt::format("/proc/{}/stat", process.pid()));
+  std::string text;
+  std::getline(file, text);
+  // The name in brackets may hold anything. Behind it: the third field and more.
+  const auto fields = text.rfind(") ");
+  if (fields == std::string::npos) {
+    return measured;
+  }
+  std::istringstream words(text.substr(fields + 2));
+  constexpr int skipped = 11; // from the state to the faults
+  std::string field;
+  for (int i = 0; i < skipped; ++i) {
+    words >> field;
+  }
+  std::uint64_t user = 0;
+  std::uint64_t system = 0;
+  words >> user >> system;
+  const auto tick = std::uint64_t{1'000'000} / static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
+  measured.cpu_user_us = user * tick;
+  measured.cpu_system_us = system * tick;
+  return measured;
+}
+
+std::string Machine::fate() const {
+  return cgroup_.ran_out_of_memory() ? "the emulator took more memory than its machine may" : "";
 }
 
 std::string Machine::last_words() {

@@ -92,7 +92,12 @@ play_good(tests::EmulatorPorts& ports, std::size_t log_bytes, std::size_t output
   } else {
     const auto job = begin(ports);
     ports.say(guest::Started{});
-    if (role == "gives-up") {
+    if (role == "patient") {
+      ports.put_log("half a line");
+      ::usleep(2'000'000);
+      ports.say(exit_of(job, 11));
+      serve_outputs(ports, job, 1000);
+    } else if (role == "gives-up") {
       ports.say(guest::Failure{"no inputs"});
     } else if (role == "many-outputs") {
       auto exited = exit_of(job, 0);
