@@ -1,4 +1,5 @@
 #include "attempt.hpp"
+#include "guest_figures.hpp"
 
 #include <nixbuild/base/error.hpp>
 
@@ -103,9 +104,8 @@ scheduler::Measurements Attempt::measured() const {
   if (exit_.peak_memory_bytes != 0) {
     figures.peak_memory_bytes = exit_.peak_memory_bytes;
   }
-  const auto used = exit_.cpu_user + exit_.cpu_system;
-  if (used.count() != 0) {
-    figures.cpu_time = std::chrono::duration_cast<scheduler::CpuTime>(used);
+  if (cpu_taken_.count() != 0) {
+    figures.cpu_time = std::chrono::duration_cast<scheduler::CpuTime>(cpu_taken_);
   }
   return figures;
 }
@@ -156,12 +156,26 @@ aio::Task<Attempt::Round> Attempt::use_machine() {
   co_return co_await follow_to_the_end();
 }
 
+/// What the guest says about itself, as far as its host can believe it.
+void Attempt::take_figures(sandbox::BuilderExited end) {
+  MachineFacts facts;
+  facts.cpus = record_.cpus;
+  facts.memory_bytes = record_.memory_bytes;
+  facts.scratch_bytes = settings_.scratch_bytes;
+  facts.age = microseconds(std::max<std::int64_t>(now_us() - record_.started_us, 0));
+  facts.cpu = end.cpu_of_host;
+  exit_ = believable(std::move(end.exit), facts);
+  // Accounts are charged by the host's own count, which no guest can make larger or smaller.
+  cpu_taken_ = facts.cpu.value_or(exit_.cpu_user + exit_.cpu_system);
+}
+
 aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
   std::exception_ptr fault;
   try {
-    exit_ = co_await follow();
+    auto end = co_await follow();
+    take_figures(std::move(end));
     record_.peak_memory_bytes = std::max(record_.peak_memory_bytes, exit_.peak_memory_bytes);
-    record_.cpu_us += static_cast<std::uint64_t>((exit_.cpu_user + exit_.cpu_system).count());
+    record_.cpu_us += static_cast<std::uint64_t>(cpu_taken_.count());
     if (watch_->reason != Stop::None) {
       throw_stopped();
     }
@@ -229,7 +243,7 @@ aio::Task<void> Attempt::converse(sandbox::StoreConversation begun) {
   parts_.converse(std::move(conversation));
 }
 
-aio::Task<sandbox::GuestExit> Attempt::follow() {
+aio::Task<sandbox::BuilderExited> Attempt::follow() {
   const auto base = phases_.empty() ? microseconds{0} : phases_.back().second;
   for (;;) {
     sandbox::ExecutionEvent event = co_await execution_->next_event();
@@ -250,7 +264,7 @@ aio::Task<sandbox::GuestExit> Attempt::follow() {
     } else {
       watch_->builder_running = false;
       watch_->last_output = parts_.clock.monotonic();
-      co_return std::get<sandbox::BuilderExited>(std::move(event)).exit;
+      co_return std::get<sandbox::BuilderExited>(std::move(event));
     }
   }
 }
