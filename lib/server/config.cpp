@@ -71,6 +71,14 @@ std::string program_path(const toml::node& node) {
   return value;
 }
 
+std::string cgroup_choice(const toml::node& node) {
+  auto value = text(node);
+  if (value != "auto" && value != "none" && !value.starts_with('/')) {
+    throw WrongValue("auto, none, or the absolute path of a control group");
+  }
+  return value;
+}
+
 bool truth(const toml::node& node) {
   const auto value = node.value_exact<bool>();
   if (!value) {
@@ -237,6 +245,10 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
         {"network-helper",
          [](C& c, const N& n) {
            c.network_helper = program_path(n);
+         }},
+        {"cgroup",
+         [](C& c, const N& n) {
+           c.cgroup = cgroup_choice(n);
          }},
         {"network",
          [](C& c, const N& n) {

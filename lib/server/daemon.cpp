@@ -251,7 +251,7 @@ struct Daemon::State {
       http = std::make_unique<HttpServer>(io.get_executor(),
                                           http_settings(settings.state_dir, settings.config),
                                           http_parts,
-                                          http_hooks({*db, accounts, builds, leases}));
+                                          http_hooks({*db, accounts, builds, leases, executor}));
     }
   }
 

@@ -33,6 +33,10 @@ HttpHooks http_hooks(const HttpReach& reach) {
     const auto counts = reach.leases.counts();
     return BuildLoad{counts.running, counts.builds - counts.running};
   };
+  hooks.machine_walls = [reach] {
+    const auto walls = reach.executor.walls();
+    return MachineWalls{walls.machines, walls.weaker};
+  };
   hooks.list_settings = [reach](store::AccountId account) {
     const auto effective = reach.accounts.settings_of(account).effective();
     std::vector<std::pair<std::string, std::string>> list;

@@ -83,7 +83,8 @@ po::options_description describe_options() {
 }
 
 nixbuild::sandbox::QemuExecutorSettings sandbox_settings(const nixbuild::server::Config& config,
-                                                         const std::filesystem::path& state_dir) {
+                                                         const std::filesystem::path& state_dir,
+                                                         nixbuild::sandbox::CgroupHome cgroups) {
   nixbuild::sandbox::QemuExecutorSettings settings;
   settings.runner = nixbuild::server::find_program("nixbuild-runner");
   settings.guest = nixbuild::server::find_program("nixbuild-guest");
@@ -91,6 +92,7 @@ nixbuild::sandbox::QemuExecutorSettings sandbox_settings(const nixbuild::server:
   settings.run_directory = state_dir / "run";
   settings.kernel_cache = state_dir / "kernels";
   settings.accelerator = nixbuild::sandbox::accelerator_choice_of(config.accelerator);
+  settings.cgroups = std::move(cgroups);
   settings.log_limit_bytes = config.max_log_bytes;
   settings.network_allow.assign(config.network_allow.begin(), config.network_allow.end());
   if (!config.shell.empty()) {
@@ -123,10 +125,14 @@ int run(const po::variables_map& given) {
   }
   const auto config = settings.config;
   const std::filesystem::path state_dir = settings.state_dir;
-  nixbuild::server::ExecutorFactory factory = [config,
-                                               state_dir](boost::asio::any_io_executor executor) {
-    return nixbuild::sandbox::make_qemu_executor(executor, sandbox_settings(config, state_dir));
-  };
+  // Before there are threads: this process may have to move.
+  const auto cgroups = nixbuild::sandbox::prepare_cgroups(config.cgroup);
+  nixbuild::server::ExecutorFactory factory =
+      [config, state_dir, cgroups, &log](boost::asio::any_io_executor executor) {
+        auto sandbox = sandbox_settings(config, state_dir, cgroups);
+        sandbox.log = &log;
+        return nixbuild::sandbox::make_qemu_executor(executor, std::move(sandbox));
+      };
   nixbuild::server::Daemon daemon(std::move(settings), std::move(factory), log);
   return daemon.run();
 }

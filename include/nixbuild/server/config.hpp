@@ -43,6 +43,9 @@ struct Config {
   /// Absolute paths of the emulator and of passt; empty: Debian's places for them.
   std::string qemu;
   std::string network_helper;
+  /// Where machines get control groups: `auto` (the daemon's own group, where it was delegated),
+  /// `none`, or the absolute path of a group of cgroup v2 that holds no processes.
+  std::string cgroup = "auto";
   bool network = true; ///< fixed-output builds reach the public internet, where passt is there
   /// What they reach beyond that: `ADDRESS` or `ADDRESS/PREFIX`, IPv4.
   std::set<std::string> network_allow;

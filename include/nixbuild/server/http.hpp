@@ -50,6 +50,12 @@ struct BuildLoad {
   std::uint64_t waiting = 0;
 };
 
+/// Machines that were started, for GET /metrics.
+struct MachineWalls {
+  std::uint64_t machines = 0;
+  std::uint64_t weaker = 0; ///< of them, those that lacked a wall
+};
+
 /// What the interface does through others. Each may be absent: then the answer is 501, or the
 /// number is left out. Called on threads of the server's own pool; they may block and may throw
 /// Error, which is answered by its reaction.
@@ -65,6 +71,7 @@ struct HttpHooks {
   std::function<void(store::AccountId, std::string_view name)> unset_setting;
 
   std::function<BuildLoad()> build_load;
+  std::function<MachineWalls()> machine_walls;
   /// Bytes that the store takes. Cheap: it is asked at every scrape.
   std::function<std::uint64_t()> stored_bytes;
 };

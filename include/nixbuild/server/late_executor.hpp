@@ -26,6 +26,7 @@ public:
   aio::Task<void> sweep(std::vector<std::string> kept) override;
   aio::Task<std::string> prepare() override;
   [[nodiscard]] std::string accelerator() const override;
+  [[nodiscard]] sandbox::WallReport walls() const override;
   [[nodiscard]] bool offers_network() const override;
 
 private:
