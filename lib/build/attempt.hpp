@@ -72,7 +72,8 @@ private:
   void furnish(sandbox::GuestJob& job);
   aio::Task<void> start();
   aio::Task<void> watch();
-  aio::Task<sandbox::GuestExit> follow();
+  aio::Task<sandbox::BuilderExited> follow();
+  void take_figures(sandbox::BuilderExited end);
   aio::Task<void> settle_unexecuted();
   aio::Task<void> converse(sandbox::StoreConversation begun);
 
@@ -157,6 +158,7 @@ private:
   std::shared_ptr<BuilderStore> builder_store_; ///< of this machine, once it is known
   std::shared_ptr<int> conversations_ = std::make_shared<int>(0); ///< each open one shares it
   sandbox::GuestExit exit_;
+  std::chrono::microseconds cpu_taken_{0}; ///< by this machine, as its host counts it
   std::vector<model::PathInfo> built_;
   std::vector<std::pair<std::string, std::chrono::microseconds>> phases_;
 };

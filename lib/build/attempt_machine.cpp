@@ -1,12 +1,16 @@
 #include "attempt.hpp"
+#include "guest_figures.hpp"
 
 #include <nixbuild/base/error.hpp>
+#include <nixbuild/sandbox/scratch_room.hpp>
 
 #include <boost/asio/this_coro.hpp>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
+#include <limits>
 #include <utility>
 
 namespace nixbuild::build {
@@ -112,9 +116,8 @@ scheduler::Measurements Attempt::measured() const {
   if (exit_.peak_memory_bytes != 0) {
     figures.peak_memory_bytes = exit_.peak_memory_bytes;
   }
-  const auto used = exit_.cpu_user + exit_.cpu_system;
-  if (used.count() != 0) {
-    figures.cpu_time = std::chrono::duration_cast<scheduler::CpuTime>(used);
+  if (cpu_taken_.count() != 0) {
+    figures.cpu_time = std::chrono::duration_cast<scheduler::CpuTime>(cpu_taken_);
   }
   return figures;
 }
@@ -208,12 +211,28 @@ aio::Task<Attempt::Round> Attempt::take_host_fault(std::string reason) {
           reason));
 }
 
+/// What the guest says about itself, as far as its host can believe it.
+void Attempt::take_figures(sandbox::BuilderExited end) {
+  MachineFacts facts;
+  facts.cpus = record_.cpus;
+  facts.memory_bytes = record_.memory_bytes;
+  // The most that the disk can have; where the host's disk had less room, it has less.
+  facts.scratch_bytes =
+      sandbox::scratch_size(policy_.disk_bytes, std::numeric_limits<std::uint64_t>::max());
+  facts.age = microseconds(std::max<std::int64_t>(now_us() - record_.started_us, 0));
+  facts.cpu = end.cpu_of_host;
+  exit_ = believable(std::move(end.exit), facts);
+  // Accounts are charged by the host's own count, which no guest can make larger or smaller.
+  cpu_taken_ = facts.cpu.value_or(exit_.cpu_user + exit_.cpu_system);
+}
+
 aio::Task<Attempt::Round> Attempt::follow_to_the_end() {
   std::exception_ptr fault;
   try {
-    exit_ = co_await follow();
+    auto end = co_await follow();
+    take_figures(std::move(end));
     record_.peak_memory_bytes = std::max(record_.peak_memory_bytes, exit_.peak_memory_bytes);
-    record_.cpu_us += static_cast<std::uint64_t>((exit_.cpu_user + exit_.cpu_system).count());
+    record_.cpu_us += static_cast<std::uint64_t>(cpu_taken_.count());
     if (watch_->reason != Stop::None) {
       throw_stopped();
     }
@@ -299,7 +318,7 @@ aio::Task<void> Attempt::converse(sandbox::StoreConversation begun) {
   parts_.converse(std::move(conversation));
 }
 
-aio::Task<sandbox::GuestExit> Attempt::follow() {
+aio::Task<sandbox::BuilderExited> Attempt::follow() {
   const auto base = phases_.empty() ? microseconds{0} : phases_.back().second;
   for (;;) {
     sandbox::ExecutionEvent event = co_await execution_->next_event();
@@ -321,7 +340,7 @@ aio::Task<sandbox::GuestExit> Attempt::follow() {
     } else {
       watch_->builder_running = false;
       watch_->last_output = parts_.clock.monotonic();
-      co_return std::get<sandbox::BuilderExited>(std::move(event)).exit;
+      co_return std::get<sandbox::BuilderExited>(std::move(event));
     }
   }
 }

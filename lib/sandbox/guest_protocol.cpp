@@ -5,7 +5,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 namespace nixbuild::sandbox {
@@ -15,6 +14,8 @@ namespace {
 constexpr const char* kProtocolCode = "sandbox.protocol";
 /// What is consumed of a buffer is dropped once it is this much.
 constexpr std::size_t kCompactAt = 64 * kKiB;
+/// A hundred years, so that sums of times stay numbers.
+constexpr std::uint64_t kMostMicroseconds = 100ULL * 366 * 86400 * 1'000'000;
 
 enum Type : std::uint32_t {
   kHello = 1,
@@ -109,7 +110,7 @@ public:
 
   std::chrono::microseconds time() {
     const auto value = u64();
-    if (value > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) {
+    if (value > kMostMicroseconds) {
       refuse(fmt::format("a time of {} microseconds in {} is out of range", value, what_));
     }
     return std::chrono::microseconds(static_cast<std::int64_t>(value));

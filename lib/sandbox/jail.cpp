@@ -1,4 +1,6 @@
 #include "sandbox/jail_steps.hpp"
+#include "sandbox/program_files.hpp"
+#include "sandbox/syscall_rules.hpp"
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/jail.hpp>
@@ -12,12 +14,16 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
+#include <cstdio>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 namespace nixbuild::sandbox {
@@ -63,30 +69,15 @@ void map_own_user(pid_t pid) {
   }
 }
 
-/// Makes the cgroup and moves the process there; the folder's path, or empty and why not.
-fs::path enter_cgroup(const JailSettings& settings, pid_t pid, std::string& shortfall) {
-  if (settings.cgroup_parent.empty()) {
-    return {};
-  }
-  const auto folder = settings.cgroup_parent / settings.cgroup_name;
-  std::error_code error;
-  fs::create_directory(folder, error);
-  const auto put = [&](const char* file, const std::string& text) {
-    return write_text((folder / file).string(), text);
-  };
-  if (settings.memory_max != 0) {
-    put("memory.max", std::to_string(settings.memory_max));
-    put("memory.swap.max", "0");
-    put("memory.oom.group", "1");
-  }
-  put("pids.max", std::to_string(settings.threads));
-  if (!put("cgroup.procs", std::to_string(pid))) {
-    shortfall += fmt::format(
-        "no cgroup below {}: {}; ", settings.cgroup_parent.string(), std::strerror(errno));
-    fs::remove(folder, error);
-    return {};
-  }
-  return folder;
+/// Whether RLIMIT_NPROC counts the processes of a user namespace, not those of the whole user (from
+/// 5.14 on).
+bool counts_by_namespace() noexcept {
+  constexpr int counting = 5 * 1000 + 14;
+  utsname names{};
+  int major = 0;
+  int minor = 0;
+  return ::uname(&names) == 0 && std::sscanf(names.release, "%d.%d", &major, &minor) == 2 &&
+         major * 1000 + minor >= counting;
 }
 
 jail::ChildPlan plan_child(const JailSettings& settings,
@@ -95,6 +86,7 @@ jail::ChildPlan plan_child(const JailSettings& settings,
   jail::ChildPlan plan;
   plan.descriptors = settings.descriptors;
   plan.file_bytes = settings.file_bytes;
+  plan.address_space = settings.address_space;
   plan.keep.assign(keep.begin(), keep.end());
   if (settings.uid) {
     plan.change_user = true;
@@ -109,27 +101,86 @@ jail::ChildPlan plan_child(const JailSettings& settings,
     plan.argv.push_back(const_cast<char*>(argument.c_str()));
   }
   plan.argv.push_back(nullptr);
+  plan.filter = jail::emulator_syscall_filter();
   return plan;
 }
 
-/// Waits for the exec (the socket closes) or for a report of what failed.
-void wait_for_exec(int status) {
+/// What the process sees of the host, and what it may do with it.
+void plan_files(jail::ChildPlan& plan,
+                const JailSettings& settings,
+                std::span<const int> keep,
+                JailReport& report) {
+  const auto seen =
+      settings.files.empty() ? files_of_program(plan.argv[0]) : decode_files(settings.files);
+  plan.mounts = jail::mount_steps(settings, seen, plan.root);
+  plan.files = jail::handed_files(keep, settings.writable);
+  const auto nameless = std::count_if(
+      plan.files.begin(), plan.files.end(), [](const auto& file) { return file.folder.empty(); });
+  plan.land_version = jail::landlock_version();
+  plan.land_rules = jail::land_rules(settings, seen, plan.files);
+  if (!jail::can_copy_mounts()) {
+    plan.files.clear();
+    report.shortfall += "inputs are on mounts that can be written: this kernel copies no mounts; ";
+  }
+  if (nameless > 0 && plan.land_version == 0 && !settings.uid) {
+    // Removed while a build held it, or never named. Landlock or another user would keep it.
+    report.shortfall += fmt::format("{} inputs without names can be written; ", nameless);
+  }
+  report.read_only = jail::can_copy_mounts();
+  report.landlock = plan.land_version != 0;
+  report.syscalls = true;
+  if (!report.landlock) {
+    report.shortfall += "no Landlock in this kernel; ";
+  }
+  if (sees_whole_system(seen)) {
+    report.shortfall +=
+        fmt::format("{} is a script, so that all programs of this host are seen; ", plan.argv[0]);
+  }
+}
+
+/// Waits for the exec (the socket closes) or for a report of what failed. False: a file was given
+/// another name meanwhile.
+[[nodiscard]] bool wait_for_exec(int status) {
   jail::ChildFailure failure{};
   const auto got = system_call(kJailCode, "waiting for the emulator to start", [&] {
     return ::recv(status, &failure, sizeof failure, MSG_WAITALL);
   });
   if (got == sizeof failure) {
+    if (failure.error == ESTALE) {
+      return false;
+    }
     failure.step[sizeof failure.step - 1] = '\0';
     throw Error(Reaction::Internal,
                 kJailCode,
                 fmt::format("{}: {}", failure.step, std::strerror(failure.error)));
   }
+  return true;
 }
 
 } // namespace
 
-JailedProcess::JailedProcess(pid_t pid, UniqueFd pidfd, JailReport report, fs::path cgroup)
-    : pid_(pid), pidfd_(std::move(pidfd)), report_(std::move(report)), cgroup_(std::move(cgroup)) {}
+std::string program_files(const fs::path& program) {
+  return encode_files(files_of_program(program));
+}
+
+std::string walls_of(const JailReport& report) {
+  std::string walls;
+  const auto add = [&](bool stands, const char* wall) {
+    if (stands) {
+      walls += (walls.empty() ? "" : ", ") + std::string(wall);
+    }
+  };
+  add(report.namespaces, "namespaces with an empty root");
+  add(report.own_uid, "a user of its own");
+  add(report.read_only, "inputs on read-only mounts");
+  add(report.landlock, "Landlock");
+  add(report.syscalls, "a filter of system calls");
+  add(report.cgroup, "a control group");
+  return walls;
+}
+
+JailedProcess::JailedProcess(pid_t pid, UniqueFd pidfd, JailReport report)
+    : pid_(pid), pidfd_(std::move(pidfd)), report_(std::move(report)) {}
 
 JailedProcess::~JailedProcess() {
   destroy();
@@ -137,7 +188,7 @@ JailedProcess::~JailedProcess() {
 
 JailedProcess::JailedProcess(JailedProcess&& other) noexcept
     : pid_(std::exchange(other.pid_, -1)), pidfd_(std::move(other.pidfd_)),
-      report_(std::move(other.report_)), cgroup_(std::move(other.cgroup_)) {}
+      report_(std::move(other.report_)) {}
 
 JailedProcess& JailedProcess::operator=(JailedProcess&& other) noexcept {
   if (this != &other) {
@@ -145,7 +196,6 @@ JailedProcess& JailedProcess::operator=(JailedProcess&& other) noexcept {
     pid_ = std::exchange(other.pid_, -1);
     pidfd_ = std::move(other.pidfd_);
     report_ = std::move(other.report_);
-    cgroup_ = std::move(other.cgroup_);
   }
   return *this;
 }
@@ -180,18 +230,16 @@ JailedProcess::Usage JailedProcess::reap() noexcept {
   usage.cpu_user_us = microseconds(used.ru_utime);
   usage.cpu_system_us = microseconds(used.ru_stime);
   pid_ = -1;
-  if (!cgroup_.empty()) {
-    std::error_code ignored;
-    fs::remove(cgroup_, ignored);
-    cgroup_.clear();
-  }
   return usage;
 }
 
-JailedProcess start_jailed(const JailSettings& settings,
-                           std::span<const std::string> arguments,
-                           std::span<const int> keep,
-                           int output) {
+namespace {
+
+/// Nothing: a file was given another name meanwhile.
+std::optional<JailedProcess> try_to_start(const JailSettings& settings,
+                                          std::span<const std::string> arguments,
+                                          std::span<const int> keep,
+                                          int output) {
   const bool root = ::geteuid() == 0;
   const auto mount_point = settings.directory / "root";
   std::error_code error;
@@ -207,7 +255,6 @@ JailedProcess start_jailed(const JailSettings& settings,
 
   auto plan = plan_child(settings, arguments, keep);
   plan.root = mount_point.string();
-  plan.mounts = jail::mount_steps(settings, plan.root);
   plan.input = input.get();
   plan.output = output;
   plan.status = child_end.get();
@@ -216,6 +263,11 @@ JailedProcess start_jailed(const JailSettings& settings,
       CLONE_NEWNS | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID;
   JailReport report;
   report.own_uid = settings.uid.has_value();
+  plan_files(plan, settings, keep, report);
+  plan.drop_bounds = true;
+  if (!root && counts_by_namespace()) {
+    plan.threads = settings.threads;
+  }
   auto clone = clone_process(root ? kNamespaces : kNamespaces | CLONE_NEWUSER);
   if (clone.pid == 0) {
     jail::run_child(plan);
@@ -226,6 +278,10 @@ JailedProcess start_jailed(const JailSettings& settings,
   } else {
     report.shortfall += fmt::format("no namespaces: {}; ", std::strerror(errno));
     plan.root.clear();
+    plan.files.clear();
+    plan.drop_bounds = root;
+    plan.threads = settings.uid ? settings.threads : 0;
+    report.read_only = false;
     clone = clone_process(0);
     if (clone.pid == 0) {
       jail::run_child(plan);
@@ -239,18 +295,39 @@ JailedProcess start_jailed(const JailSettings& settings,
   }
   UniqueFd pidfd(clone.pidfd);
   child_end.reset();
-  auto cgroup = enter_cgroup(settings, clone.pid, report.shortfall);
-  report.cgroup = !cgroup.empty();
-  JailedProcess process(clone.pid, std::move(pidfd), std::move(report), std::move(cgroup));
+  if (settings.cgroup != nullptr) {
+    report.cgroup = settings.cgroup->add(clone.pid);
+    report.shortfall += settings.cgroup->shortfall();
+  }
+  JailedProcess process(clone.pid, std::move(pidfd), std::move(report));
   if (process.report().user_namespace) {
     map_own_user(clone.pid);
   }
   system_call(kJailCode, "starting the emulator", [&] {
     return ::send(parent_end.get(), "g", 1, MSG_NOSIGNAL);
   });
-  wait_for_exec(parent_end.get());
+  const bool started = wait_for_exec(parent_end.get());
   fs::remove(mount_point, error);
-  return process;
+  return started ? std::optional(std::move(process)) : std::nullopt;
+}
+
+} // namespace
+
+JailedProcess start_jailed(const JailSettings& settings,
+                           std::span<const std::string> arguments,
+                           std::span<const int> keep,
+                           int output) {
+  // A store names its files once more while they are in use: then they are looked for again.
+  constexpr int attempts = 10;
+  for (int i = 0; i < attempts; ++i) {
+    if (auto process = try_to_start(settings, arguments, keep, output)) {
+      return std::move(*process);
+    }
+  }
+  throw Error(Reaction::Internal,
+              kJailCode,
+              "the inputs cannot be handed over read-only: they are renamed again and again, or "
+              "something is mounted over them");
 }
 
 } // namespace nixbuild::sandbox

@@ -1,21 +1,20 @@
 #include "sandbox/jail_steps.hpp"
 
 #include <fcntl.h>
-#include <grp.h>
-#include <linux/capability.h>
-#include <linux/close_range.h>
-#include <linux/securebits.h>
+#include <fmt/format.h>
+#include <linux/landlock.h>
 #include <sys/mount.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
-#include <csignal>
-#include <cstring>
+#include <iterator>
+#include <optional>
+#include <set>
+#include <utility>
 
 namespace nixbuild::sandbox::jail {
 
@@ -48,50 +47,90 @@ unsigned long inherited_flags(const fs::path& source) {
   return flags;
 }
 
-void add_parents(std::vector<MountStep>& steps, const std::string& root, const fs::path& path) {
-  fs::path so_far;
-  for (const auto& part : path.parent_path().relative_path()) {
-    so_far /= part;
-    steps.push_back({MountKind::Directory, {}, root + "/" + so_far.string(), 0});
-  }
-}
+/// Puts the root together: what has been made already, and what lies in a bind.
+class RootPlan {
+public:
+  explicit RootPlan(std::string root) : root_(std::move(root)) {}
 
-void add_bind(std::vector<MountStep>& steps, const std::string& root, const fs::path& path) {
-  std::error_code error;
-  const auto status = fs::symlink_status(path, error);
-  if (error || status.type() == fs::file_type::not_found) {
-    return;
+  /// A path of the host with everything that leads to it, links included.
+  void show(const fs::path& path) {
+    fs::path way = path.lexically_normal();
+    for (int links = 0; links < kMostLinks; ++links) {
+      const auto target = walk(way);
+      if (!target) {
+        return;
+      }
+      way = *target;
+    }
   }
-  const auto target = root + path.string();
-  add_parents(steps, root, path);
-  if (status.type() == fs::file_type::symlink) {
-    steps.push_back({MountKind::Link, fs::read_symlink(path, error).string(), target, 0});
-    return;
+
+  std::vector<MountStep> steps;
+
+private:
+  static constexpr int kMostLinks = 40;
+
+  /// One way down to a file, or to where a link on it leads.
+  std::optional<fs::path> walk(const fs::path& way) {
+    fs::path here = "/";
+    const auto parts = way.relative_path();
+    for (auto part = parts.begin(); part != parts.end(); ++part) {
+      here /= *part;
+      if (bound_.contains(here)) {
+        return std::nullopt; // and all below it
+      }
+      std::error_code error;
+      const auto status = fs::symlink_status(here, error);
+      if (error || status.type() == fs::file_type::not_found) {
+        return std::nullopt;
+      }
+      if (status.type() == fs::file_type::symlink) {
+        const auto link = fs::read_symlink(here, error);
+        make({MountKind::Link, link.string(), root_ + here.string(), 0});
+        fs::path rest;
+        for (auto left = std::next(part); left != parts.end(); ++left) {
+          rest /= *left;
+        }
+        auto target = link.is_absolute() ? link : here.parent_path() / link;
+        return (rest.empty() ? target : target / rest).lexically_normal();
+      }
+      const bool folder = status.type() == fs::file_type::directory;
+      make({folder ? MountKind::Directory : MountKind::File, {}, root_ + here.string(), 0});
+    }
+    bound_.insert(here);
+    steps.push_back({MountKind::Bind,
+                     here.string(),
+                     root_ + here.string(),
+                     kBindFlags | inherited_flags(here)});
+    return std::nullopt;
   }
-  const bool directory = status.type() == fs::file_type::directory;
-  steps.push_back({directory ? MountKind::Directory : MountKind::File, {}, target, 0});
-  steps.push_back({MountKind::Bind, path.string(), target, kBindFlags | inherited_flags(path)});
-}
+
+  void make(MountStep step) {
+    if (made_.insert(step.target).second) {
+      steps.push_back(std::move(step));
+    }
+  }
+
+  std::string root_;
+  std::set<std::string> made_;
+  std::set<fs::path> bound_;
+};
 
 } // namespace
 
-std::vector<MountStep> mount_steps(const JailSettings& settings, const std::string& root) {
-  std::vector<MountStep> steps;
-  for (const auto* path : {"/usr",
-                           "/lib",
-                           "/lib32",
-                           "/lib64",
-                           "/libx32",
-                           "/bin",
-                           "/sbin",
-                           "/nix/store",
-                           "/etc/ld.so.cache",
-                           "/etc/alternatives"}) {
-    add_bind(steps, root, path);
+std::vector<MountStep> mount_steps(const JailSettings& settings,
+                                   const std::vector<SeenFile>& seen,
+                                   const std::string& root) {
+  RootPlan plan(root);
+  // Folders first: what lies in one of them needs no bind of its own.
+  for (const bool folders : {true, false}) {
+    for (const auto& file : seen) {
+      std::error_code ignored;
+      if (fs::is_directory(file.path, ignored) == folders) {
+        plan.show(file.path);
+      }
+    }
   }
-  for (const auto& path : settings.extra_binds) {
-    add_bind(steps, root, path);
-  }
+  auto steps = std::move(plan.steps);
   steps.push_back({MountKind::Directory, {}, root + "/dev", 0});
   std::vector<std::string> devices{"/dev/null", "/dev/urandom"};
   if (settings.kvm) {
@@ -109,170 +148,67 @@ std::vector<MountStep> mount_steps(const JailSettings& settings, const std::stri
   return steps;
 }
 
-namespace {
+std::vector<HandedFile> handed_files(std::span<const int> keep, std::span<const int> writable) {
+  std::vector<HandedFile> files;
+  for (const int fd : keep) {
+    if (std::find(writable.begin(), writable.end(), fd) != writable.end()) {
+      continue; // opened anew it could not be written
+    }
 
-class Child {
-public:
-  explicit Child(const ChildPlan& plan) noexcept : plan_(plan) {}
+    struct stat status {};
 
-  [[noreturn]] void run() noexcept {
-    ::prctl(PR_SET_PDEATHSIG, SIGKILL);
-    char go = 0;
-    if (::read(plan_.status, &go, 1) != 1) {
-      ::_exit(127); // whoever started this is gone
+    if (::fstat(fd, &status) != 0 || !S_ISREG(status.st_mode)) {
+      continue; // a socket
     }
-    for (int signal = 1; signal < 32; ++signal) {
-      ::signal(signal, SIG_DFL);
+    const int seals = ::fcntl(fd, F_GET_SEALS);
+    if (seals >= 0 && (seals & F_SEAL_WRITE) != 0) {
+      continue;
     }
-    sigset_t none;
-    sigemptyset(&none);
-    ::sigprocmask(SIG_SETMASK, &none, nullptr);
-    ::setsid();
-    ::umask(022);
-    if (!plan_.root.empty()) {
-      build_root();
+    HandedFile file{fd, {}, {}, status.st_dev, status.st_ino};
+    if (status.st_nlink > 0) {
+      std::error_code error;
+      const auto path = fs::read_symlink(fmt::format("/proc/self/fd/{}", fd), error);
+      file.folder = path.parent_path().string();
+      file.name = path.filename().string();
     }
-    set_limits();
-    set_descriptors();
-    drop_privileges();
-    ::execve(plan_.argv[0], plan_.argv.data(), environment_);
-    fail("starting the emulator");
+    files.push_back(std::move(file));
   }
+  std::stable_sort(files.begin(), files.end(), [](const HandedFile& a, const HandedFile& b) {
+    return a.folder < b.folder;
+  });
+  return files;
+}
 
-private:
-  [[noreturn]] void fail(const char* step) noexcept {
-    ChildFailure failure{};
-    failure.error = errno;
-    std::strncpy(failure.step, step, sizeof failure.step - 1);
-    [[maybe_unused]] const auto told = ::write(plan_.status, &failure, sizeof failure);
-    ::_exit(127);
+bool can_copy_mounts() noexcept {
+  return ::syscall(SYS_mount_setattr, -1, "", 0, nullptr, 0) == 0 || errno != ENOSYS;
+}
+
+int landlock_version() noexcept {
+  const auto version =
+      ::syscall(SYS_landlock_create_ruleset, nullptr, 0, LANDLOCK_CREATE_RULESET_VERSION);
+  return version < 0 ? 0 : static_cast<int>(version);
+}
+
+std::vector<LandRule> land_rules(const JailSettings& settings,
+                                 const std::vector<SeenFile>& seen,
+                                 const std::vector<HandedFile>& files) {
+  constexpr std::uint64_t read = LANDLOCK_ACCESS_FS_READ_FILE | LANDLOCK_ACCESS_FS_READ_DIR;
+  std::vector<LandRule> rules;
+  for (const auto& file : seen) {
+    rules.push_back({file.path.string(), -1, file.execute ? read | kLandExecute : read});
   }
-
-  void must(bool good, const char* step) noexcept {
-    if (!good) {
-      fail(step);
-    }
+  rules.push_back({"/proc", -1, read});
+  const auto device = read | LANDLOCK_ACCESS_FS_WRITE_FILE | kLandDeviceCommand;
+  rules.push_back({"/dev/null", -1, device});
+  rules.push_back({"/dev/urandom", -1, read});
+  if (settings.kvm) {
+    rules.push_back({"/dev/kvm", -1, device});
   }
-
-  void build_root() noexcept {
-    const char* root = plan_.root.c_str();
-    must(::mount(nullptr, "/", nullptr, MS_REC | MS_PRIVATE, nullptr) == 0, "private mounts");
-    must(::mount(
-             "nixbuild", root, "tmpfs", MS_NOSUID | MS_NODEV, "mode=0755,size=1m,nr_inodes=512") ==
-             0,
-         "mounting the empty root");
-    for (const auto& step : plan_.mounts) {
-      do_mount(step);
-    }
-    must(::chdir(root) == 0, "entering the new root");
-    must(::syscall(SYS_pivot_root, ".", ".") == 0, "pivot_root");
-    must(::umount2(".", MNT_DETACH) == 0, "detaching the old root");
-    must(::chdir("/") == 0, "entering /");
-    must(::mount(nullptr,
-                 "/",
-                 nullptr,
-                 MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV,
-                 nullptr) == 0,
-         "making the root read-only");
-    [[maybe_unused]] const auto named = ::sethostname("nixbuild", 8);
+  // A kernel is read through /proc/self/fd.
+  for (const auto& file : files) {
+    rules.push_back({{}, file.fd, read});
   }
-
-  void do_mount(const MountStep& step) noexcept {
-    const char* source = step.source.c_str();
-    const char* target = step.target.c_str();
-    switch (step.kind) {
-    case MountKind::Directory:
-      must(::mkdir(target, 0755) == 0 || errno == EEXIST, "making a folder of the root");
-      break;
-    case MountKind::File: {
-      const int fd = ::open(target, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
-      must(fd >= 0, "making a file of the root");
-      ::close(fd);
-      break;
-    }
-    case MountKind::Link:
-      must(::symlink(source, target) == 0, "making a link of the root");
-      break;
-    case MountKind::Bind:
-      bind(step, MS_RDONLY, "binding system files");
-      break;
-    case MountKind::Device:
-      bind(step, 0, "binding a device");
-      break;
-    case MountKind::Proc: {
-      const auto flags = MS_NOSUID | MS_NODEV | MS_NOEXEC;
-      must(::mount("proc", target, "proc", flags, "subset=pid") == 0 ||
-               ::mount("proc", target, "proc", flags, nullptr) == 0,
-           "mounting /proc");
-      break;
-    }
-    }
-  }
-
-  void bind(const MountStep& step, unsigned long extra, const char* what) noexcept {
-    const char* target = step.target.c_str();
-    must(::mount(step.source.c_str(), target, nullptr, MS_BIND | MS_REC, nullptr) == 0,
-         what); // with what is mounted below: a tree without is refused to an ordinary user
-    must(::mount(nullptr, target, nullptr, MS_REMOUNT | MS_BIND | extra | step.flags, nullptr) == 0,
-         what);
-  }
-
-  void limit(__rlimit_resource resource, rlim_t value, const char* what) noexcept {
-    rlimit now{};
-    must(::getrlimit(resource, &now) == 0, what);
-    const rlim_t wanted =
-        now.rlim_max != RLIM_INFINITY && now.rlim_max < value ? now.rlim_max : value;
-    const rlimit next{wanted, wanted};
-    must(::setrlimit(resource, &next) == 0, what);
-  }
-
-  void set_limits() noexcept {
-    limit(RLIMIT_CORE, 0, "RLIMIT_CORE");
-    limit(RLIMIT_NOFILE, plan_.descriptors, "RLIMIT_NOFILE");
-    limit(RLIMIT_FSIZE, plan_.file_bytes, "RLIMIT_FSIZE");
-    if (plan_.threads != 0) {
-      limit(RLIMIT_NPROC, plan_.threads, "RLIMIT_NPROC");
-    }
-  }
-
-  void set_descriptors() noexcept {
-    must(::dup2(plan_.input, 0) == 0, "standard input");
-    must(::dup2(plan_.output, 1) == 1, "standard output");
-    must(::dup2(plan_.output, 2) == 2, "standard error");
-    must(::syscall(SYS_close_range, 3U, ~0U, CLOSE_RANGE_CLOEXEC) == 0, "close_range");
-    for (const int fd : plan_.keep) {
-      must(::fcntl(fd, F_SETFD, 0) == 0, "handing over a descriptor");
-    }
-  }
-
-  void drop_privileges() noexcept {
-    if (plan_.change_user) {
-      // From the bounding set while CAP_SETPCAP is still there; the user change empties the rest.
-      for (int capability = 0; ::prctl(PR_CAPBSET_READ, capability, 0, 0, 0) >= 0; ++capability) {
-        must(::prctl(PR_CAPBSET_DROP, capability, 0, 0, 0) == 0, "capability bounds");
-      }
-      must(::syscall(SYS_setgroups, plan_.groups.size(), plan_.groups.data()) == 0, "setgroups");
-      must(::syscall(SYS_setresgid, plan_.gid, plan_.gid, plan_.gid) == 0, "setresgid");
-      must(::syscall(SYS_setresuid, plan_.uid, plan_.uid, plan_.uid) == 0, "setresuid");
-    }
-    ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
-    __user_cap_header_struct header{_LINUX_CAPABILITY_VERSION_3, 0};
-    const __user_cap_data_struct none[2]{};
-    must(::syscall(SYS_capset, &header, none) == 0, "capset");
-    must(::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0, "no_new_privs");
-    // A change of user has cleared it.
-    must(::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0, "PDEATHSIG");
-  }
-
-  const ChildPlan& plan_;
-  char path_[40] = "PATH=/usr/bin:/bin";
-  char* environment_[2] = {path_, nullptr};
-};
-
-} // namespace
-
-void run_child(const ChildPlan& plan) noexcept {
-  Child(plan).run();
+  return rules;
 }
 
 } // namespace nixbuild::sandbox::jail

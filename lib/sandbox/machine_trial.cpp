@@ -2,6 +2,7 @@
 
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/machine_trial.hpp>
+#include <nixbuild/sandbox/vmdk.hpp>
 #include <nixbuild/segment/compose.hpp>
 #include <nixbuild/segment/writer.hpp>
 
@@ -9,7 +10,6 @@
 #include <boost/asio/io_context.hpp>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -38,21 +38,6 @@ public:
   Bytes bytes;
 };
 
-UniqueFd file_in_memory(std::string_view contents) {
-  const UniqueFd file(system_call(
-      "sandbox.spawn", "a trial's disk", [] { return ::memfd_create("trial", MFD_CLOEXEC); }));
-  while (!contents.empty()) {
-    const auto put = system_call("sandbox.spawn", "a trial's disk", [&] {
-      return ::write(file.get(), contents.data(), contents.size());
-    });
-    contents.remove_prefix(static_cast<std::size_t>(put));
-  }
-  // As everything that a machine is given: to read only.
-  const auto again = fmt::format("/proc/self/fd/{}", file.get());
-  return UniqueFd(system_call(
-      "sandbox.spawn", again, [&] { return ::open(again.c_str(), O_RDONLY | O_CLOEXEC); }));
-}
-
 /// A store of one path, which is a file with one word.
 DiskExtent trial_disk() {
   std::string data;
@@ -70,7 +55,7 @@ DiskExtent trial_disk() {
   (void)segment::compose("/nix/store", std::span(&part, 1), head_sink);
   head += data;
   const auto length = head.size();
-  return {file_in_memory(head), 0, length};
+  return {sealed_file(head), 0, length};
 }
 
 ExecutionPlan trial_plan() {
@@ -183,6 +168,7 @@ MachineTrial try_machine(QemuExecutorSettings settings) {
   const auto memory = memory_of(settings, kernel);
   const TrialFolder folder(settings.run_directory);
   settings.run_directory = folder.path();
+  settings.log = nullptr; // whoever asks tells what became of it
   // Builds and their network helpers have the two ranges before.
   settings.uid_base += 2 * settings.uid_count;
   settings.uid_count = 1;

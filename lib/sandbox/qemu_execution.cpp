@@ -1,5 +1,7 @@
 #include "sandbox/qemu_execution.hpp"
 
+#include "sandbox/run_folders.hpp"
+
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/guest_protocol.hpp>
 
@@ -67,14 +69,17 @@ private:
 
 QemuExecution::QemuExecution(boost::asio::any_io_executor executor,
                              UniqueFd socket,
-                             std::filesystem::path directory,
+                             RunFolder folder,
                              std::size_t outputs)
     : executor_(executor), link_(std::move(executor), std::move(socket)),
-      directory_(std::move(directory)), outputs_(outputs) {}
+      folder_(std::move(folder)), outputs_(outputs) {}
 
 QemuExecution::~QemuExecution() {
   if (!over_) {
     link_.send_now(runner::Kill{});
+  }
+  if (link_.gone() && !said_last_) {
+    clear_after_runner(folder_.directory, folder_.cgroup);
   }
 }
 
@@ -82,15 +87,16 @@ aio::Task<runner::Message> QemuExecution::receive() {
   auto message = co_await link_.receive();
   if (auto* failed = std::get_if<runner::Failed>(&message)) {
     over_ = true;
+    said_last_ = true;
     throw Error(reaction_of(failed->code), failed->code, failed->message);
   }
   co_return message;
 }
 
-aio::Task<void> QemuExecution::begin(runner::Start start,
-                                     UniqueFd kernel,
-                                     UniqueFd initramfs,
-                                     std::vector<DiskExtent> disk) {
+aio::Task<runner::Accepted> QemuExecution::begin(runner::Start start,
+                                                 UniqueFd kernel,
+                                                 UniqueFd initramfs,
+                                                 std::vector<DiskExtent> disk) {
   const Deadline deadline(executor_, link_, kBeginPatience);
   try {
     start.extents = static_cast<std::uint32_t>(disk.size());
@@ -115,9 +121,11 @@ aio::Task<void> QemuExecution::begin(runner::Start start,
     while (std::holds_alternative<runner::Phase>(answer)) {
       answer = co_await receive();
     }
-    if (!std::holds_alternative<runner::Accepted>(answer)) {
+    auto* accepted = std::get_if<runner::Accepted>(&answer);
+    if (accepted == nullptr) {
       unexpected("before it has accepted the plan");
     }
+    co_return std::move(*accepted);
   } catch (const Error& error) {
     if (deadline.passed()) {
       throw Error(
@@ -143,6 +151,10 @@ aio::Task<void> QemuExecution::attach(std::uint64_t log_offset,
 
 aio::Task<ExecutionEvent> QemuExecution::next_event() {
   auto message = co_await receive();
+  if (const auto* measured = std::get_if<runner::Measured>(&message)) {
+    measured_ = *measured;
+    message = co_await receive();
+  }
   if (auto* log = std::get_if<runner::LogData>(&message)) {
     if (log->offset != log_offset_ || exited_) {
       unexpected("to this place of the log");
@@ -166,6 +178,10 @@ aio::Task<ExecutionEvent> QemuExecution::next_event() {
                   fmt::format("the guest told of {} outputs, the job has {}",
                               end.exit.outputs.size(),
                               outputs_));
+    }
+    if (measured_) {
+      end.cpu_of_host =
+          std::chrono::microseconds(measured_->cpu_user_us + measured_->cpu_system_us);
     }
     ExecutionEvent event(std::move(end));
     co_return event;
@@ -245,6 +261,7 @@ aio::Task<void> QemuExecution::wait_until_down() {
       usage_.cpu_user = std::chrono::microseconds(down->cpu_user_us);
       usage_.cpu_system = std::chrono::microseconds(down->cpu_system_us);
       over_ = true;
+      said_last_ = true;
       co_return;
     }
   }

@@ -15,20 +15,26 @@
 
 namespace nixbuild::sandbox {
 
+/// Where a build's runner is, and its machine's control group (empty: none).
+struct RunFolder {
+  std::filesystem::path directory;
+  std::filesystem::path cgroup;
+};
+
 /// A build behind a runner.
 class QemuExecution final : public Execution {
 public:
   /// `outputs` is how many the job has: the guest's answer must have as many.
   QemuExecution(boost::asio::any_io_executor executor,
                 UniqueFd socket,
-                std::filesystem::path directory,
+                RunFolder folder,
                 std::size_t outputs);
   ~QemuExecution() override;
   QemuExecution(const QemuExecution&) = delete;
   QemuExecution& operator=(const QemuExecution&) = delete;
 
-  /// Hands the plan over and waits until the emulator runs.
-  aio::Task<void>
+  /// Hands the plan over and waits until the emulator runs; what its runner says of it.
+  aio::Task<runner::Accepted>
   begin(runner::Start start, UniqueFd kernel, UniqueFd initramfs, std::vector<DiskExtent> disk);
 
   /// Attaches to a runner that an earlier daemon has started; its log comes from here on.
@@ -55,16 +61,18 @@ private:
 
   boost::asio::any_io_executor executor_;
   RunnerLink link_;
-  std::filesystem::path directory_;
+  RunFolder folder_;
   std::size_t outputs_;
   std::uint64_t log_offset_ = 0;
   std::string output_; ///< bytes of the output that nobody has read yet
   std::size_t output_taken_ = 0;
   MachineUsage usage_;
   std::optional<std::chrono::microseconds> age_;
+  std::optional<runner::Measured> measured_;
   bool output_open_ = false;
   bool exited_ = false;
-  bool over_ = false; ///< the runner has said its last word, was told to kill, or was let go
+  bool said_last_ = false; ///< it has said its last word, and removes its folder
+  bool over_ = false;      ///< the runner has said its last word, was told to kill, or was let go
 };
 
 } // namespace nixbuild::sandbox

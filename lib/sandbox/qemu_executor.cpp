@@ -1,13 +1,16 @@
 #include "sandbox/decompress.hpp"
+#include "sandbox/guarded_file.hpp"
 #include "sandbox/machine_files.hpp"
 #include "sandbox/qemu_execution.hpp"
 #include "sandbox/run_folders.hpp"
+#include "sandbox/wall_notes.hpp"
 
 #include <nixbuild/base/digest.hpp>
 #include <nixbuild/base/encoding.hpp>
 #include <nixbuild/base/error.hpp>
 #include <nixbuild/sandbox/guest_protocol.hpp>
 #include <nixbuild/sandbox/initramfs.hpp>
+#include <nixbuild/sandbox/jail.hpp>
 #include <nixbuild/sandbox/machine_trial.hpp>
 #include <nixbuild/sandbox/qemu_executor.hpp>
 #include <nixbuild/sandbox/scratch_room.hpp>
@@ -26,6 +29,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -40,11 +44,6 @@ constexpr std::size_t kMaxProgram = 256 * kMiB;
 /// boot.
 constexpr std::uint32_t kKvmPatience = 60;
 constexpr std::uint32_t kTcgPatience = 300;
-
-UniqueFd open_read_only(const fs::path& path, const char* code) {
-  return UniqueFd(
-      system_call(code, path.c_str(), [&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC); }));
-}
 
 void check_id(const std::string& id) {
   if (!is_plan_id(id)) {
@@ -127,18 +126,29 @@ InitramfsInputs read_programs(const QemuExecutorSettings& settings, const Import
   inputs.guest = read(settings.guest);
   inputs.busybox = read(settings.busybox);
   for (const auto& module : kernel.modules) {
-    inputs.modules.push_back({module.name + ".ko", read(module.file), module.on_demand});
+    auto contents = read(module.file);
+    if (hex_encode(hash_of(HashAlgorithm::Sha256, contents).bytes()) != module.sha256) {
+      throw Error(Reaction::Corrupt,
+                  "sandbox.kernel-cache",
+                  fmt::format("{} is not what was imported: remove its folder and import it again",
+                              module.file.string()));
+    }
+    inputs.modules.push_back({module.name + ".ko", std::move(contents)});
   }
   return inputs;
 }
 
 /// The initramfs beside its kernel, under the name of its contents.
-fs::path cache_initramfs(const fs::path& directory, ByteView contents) {
+std::unique_ptr<GuardedFile> cache_initramfs(const fs::path& directory, ByteView contents) {
   const auto hash = hex_encode(hash_of(HashAlgorithm::Sha256, contents).bytes());
   const auto path = directory / fmt::format("initramfs-{}.img", hash.substr(0, 32));
   std::error_code ignored;
-  if (fs::exists(path, ignored) && fs::file_size(path, ignored) == contents.size()) {
-    return path;
+  if (fs::exists(path, ignored)) {
+    try {
+      return std::make_unique<GuardedFile>(path, hash);
+    } catch (const Error&) {
+      // Half of it, or changed by somebody: it is written anew.
+    }
   }
   std::string staging = (directory / ".initramfs-XXXXXX").string();
   const UniqueFd fd(system_call(
@@ -151,13 +161,51 @@ fs::path cache_initramfs(const fs::path& directory, ByteView contents) {
   }
   system_call("sandbox.kernel-cache", staging, [&] { return ::fchmod(fd.get(), 0444); });
   fs::rename(staging, path);
-  return path;
+  return std::make_unique<GuardedFile>(path, hash);
 }
+
+/// What the emulator sees of the host, looked for again when it or the libraries have changed: an
+/// upgrade may come while the daemon runs. Thread safe.
+class SeenFiles {
+public:
+  explicit SeenFiles(fs::path program) : program_(std::move(program)) {}
+
+  std::string get() {
+    const std::lock_guard lock(mutex_);
+    const auto mark = mark_of_files();
+    if (files_.empty() || mark != mark_) {
+      files_ = program_files(program_);
+      mark_ = mark;
+    }
+    return files_;
+  }
+
+private:
+  [[nodiscard]] std::string mark_of_files() const {
+    std::string mark;
+    for (const auto& file : {program_, fs::path("/etc/ld.so.cache")}) {
+      struct stat status {};
+
+      if (::stat(file.c_str(), &status) == 0) {
+        mark +=
+            fmt::format("{} {}.{} ", status.st_ino, status.st_mtim.tv_sec, status.st_mtim.tv_nsec);
+      }
+    }
+    return mark;
+  }
+
+  fs::path program_;
+  std::mutex mutex_;
+  std::string mark_;
+  std::string files_;
+};
 
 class QemuExecutor final : public Executor {
 public:
   QemuExecutor(boost::asio::any_io_executor executor, QemuExecutorSettings settings)
-      : executor_(std::move(executor)), settings_(std::move(settings)) {
+      : executor_(std::move(executor)), settings_(std::move(settings)),
+        walls_(fs::absolute(settings_.run_directory), settings_.cgroups.shortfall, settings_.log),
+        qemu_files_(settings_.qemu) {
     for (const auto* program :
          {&settings_.runner, &settings_.guest, &settings_.busybox, &settings_.qemu}) {
       if (::access(program->c_str(), R_OK | X_OK) != 0) {
@@ -178,9 +226,8 @@ public:
     left_behind_ = plans_in(settings_.run_directory);
     accelerator_ = accelerator_of(settings_).accelerator;
     const auto kernel = find_or_import_kernel(settings_.kernel_cache, settings_.kernel);
-    kernel_ = open_read_only(kernel.image, "sandbox.kernel-cache");
-    initramfs_ = open_read_only(plain_initramfs(settings_, kernel), "sandbox.kernel-cache");
-    builtin_initramfs_ = initramfs_.duplicate();
+    kernel_ = std::make_unique<GuardedFile>(kernel.image, kernel.image_sha256);
+    initramfs_ = cached(kernel, read_programs(settings_, kernel));
     if (!settings_.builtin.empty()) {
       auto programs = read_programs(settings_, kernel);
       programs.builtin = read_file(settings_.builtin.c_str(), kMaxProgram, "sandbox.spawn");
@@ -191,6 +238,8 @@ public:
   [[nodiscard]] std::string accelerator() const override {
     return std::string(name_of(accelerator_));
   }
+
+  [[nodiscard]] WallReport walls() const override { return walls_.report(); }
 
   [[nodiscard]] bool offers_network() const override { return !settings_.network_helper.empty(); }
 
@@ -215,6 +264,11 @@ public:
 
   aio::Task<std::unique_ptr<Execution>> start(ExecutionPlan plan) override {
     check_id(plan.id);
+    // That program is large, and most machines need none of it.
+    const bool builtin = plan.job.builder.starts_with("builtin:");
+    auto initramfs =
+        (builtin && builtin_initramfs_ ? builtin_initramfs_ : initramfs_)->open_for_machine();
+    auto kernel = kernel_->open_for_machine();
     const auto directory = settings_.run_directory / plan.id;
     // An existing one belongs to a runner of the same attempt: two in one folder must not be.
     system_call(
@@ -225,16 +279,20 @@ public:
     });
     UniqueFd mine(ends[0]);
     UniqueFd theirs(ends[1]);
-    spawn_runner(settings_.runner, directory, theirs.get());
+    const RunFolder folder{directory, cgroup_of(plan.id)};
+    try {
+      spawn_runner(settings_.runner, directory, theirs.get());
+    } catch (...) {
+      remove_left_behind(folder.directory, folder.cgroup);
+      throw;
+    }
     theirs.reset();
     auto execution = std::make_unique<QemuExecution>(
-        executor_, std::move(mine), directory, plan.job.outputs.size());
+        executor_, std::move(mine), folder, plan.job.outputs.size());
     auto start = describe(plan);
-    // That program is large, and most machines need none of it.
-    const bool builtin = plan.job.builder.starts_with("builtin:");
-    auto initramfs = (builtin ? builtin_initramfs_ : initramfs_).duplicate();
-    co_await execution->begin(
-        std::move(start), kernel_.duplicate(), std::move(initramfs), std::move(plan.disk));
+    const auto accepted = co_await execution->begin(
+        std::move(start), std::move(kernel), std::move(initramfs), std::move(plan.disk));
+    walls_.note(accepted.jail_walls, accepted.jail_shortfall);
     co_return execution;
   }
 
@@ -244,12 +302,12 @@ public:
     const auto directory = settings_.run_directory / id;
     auto socket = connect_to_runner(directory);
     if (!socket) {
-      remove_left_behind(directory, settings_.cgroup_parent / ("build-" + id));
+      remove_left_behind(directory, cgroup_of(id));
       co_return nullptr;
     }
+    const RunFolder folder{directory, cgroup_of(id)};
     const auto age = age_of_runner(socket);
-    auto execution =
-        std::make_unique<QemuExecution>(executor_, std::move(socket), directory, outputs);
+    auto execution = std::make_unique<QemuExecution>(executor_, std::move(socket), folder, outputs);
     co_await execution->attach(log_offset, age);
     co_return execution;
   }
@@ -263,16 +321,26 @@ public:
       if (const auto socket = connect_to_runner(directory)) {
         end_runner(socket);
       } else {
-        remove_left_behind(directory, settings_.cgroup_parent / ("build-" + id));
+        remove_left_behind(directory, cgroup_of(id));
       }
     }
     co_return;
   }
 
 private:
-  static UniqueFd cached(const ImportedKernel& kernel, const InitramfsInputs& inputs) {
-    return open_read_only(cache_initramfs(kernel.directory, build_initramfs(inputs)),
-                          "sandbox.kernel-cache");
+  /// The control group of a plan's machine. Daemons with other run folders may use the same parent.
+  [[nodiscard]] fs::path cgroup_of(const std::string& id) const {
+    if (settings_.cgroups.parent.empty()) {
+      return {};
+    }
+    const auto here = settings_.run_directory.string();
+    const auto mark = hex_encode(hash_of(HashAlgorithm::Sha256, bytes_of(here)).bytes());
+    return settings_.cgroups.parent / fmt::format("build-{}-{}", mark.substr(0, 8), id);
+  }
+
+  static std::unique_ptr<GuardedFile> cached(const ImportedKernel& kernel,
+                                             const InitramfsInputs& inputs) {
+    return cache_initramfs(kernel.directory, build_initramfs(inputs));
   }
 
   static void make_folder(const fs::path& path) {
@@ -289,13 +357,16 @@ private:
     start.kvm = accelerator_ == Accelerator::Kvm;
     start.debug_console = settings_.debug_console;
     start.qemu = settings_.qemu;
+    start.qemu_files = qemu_files_.get();
     start.kernel_options = settings_.kernel_options;
     if (::geteuid() == 0) {
       start.uid_base = settings_.uid_base;
       start.uid_count = settings_.uid_count;
     }
     start.slot_directory = settings_.run_directory / ".slots";
-    start.cgroup_parent = settings_.cgroup_parent;
+    start.cgroup_parent = settings_.cgroups.parent;
+    start.cgroup_name = cgroup_of(plan.id).filename();
+    start.cgroup_release = settings_.cgroups.left;
     start.network_helper = settings_.network_helper;
     start.network_allow = fmt::format("{}", fmt::join(settings_.network_allow, " "));
     start.disk_maker = settings_.disk_maker;
@@ -319,11 +390,13 @@ private:
 
   boost::asio::any_io_executor executor_;
   QemuExecutorSettings settings_;
+  WallNotes walls_;
   std::atomic<Accelerator> accelerator_ = Accelerator::Tcg;
-  UniqueFd kernel_;
-  UniqueFd initramfs_;
-  UniqueFd builtin_initramfs_;           ///< with nixbuild-builtin in it
-  std::vector<std::string> left_behind_; ///< plans of earlier daemons
+  mutable SeenFiles qemu_files_;
+  std::unique_ptr<GuardedFile> kernel_;
+  std::unique_ptr<GuardedFile> initramfs_;
+  std::unique_ptr<GuardedFile> builtin_initramfs_; ///< with nixbuild-builtin in it; null: none
+  std::vector<std::string> left_behind_;           ///< plans of earlier daemons
 };
 
 } // namespace
@@ -347,7 +420,8 @@ bool is_host_fault(const Error& error) noexcept {
 }
 
 fs::path plain_initramfs(const QemuExecutorSettings& settings, const ImportedKernel& kernel) {
-  return cache_initramfs(kernel.directory, build_initramfs(read_programs(settings, kernel)));
+  return cache_initramfs(kernel.directory, build_initramfs(read_programs(settings, kernel)))
+      ->path();
 }
 
 AcceleratorProbe accelerator_of(const QemuExecutorSettings& settings) {

@@ -1,5 +1,6 @@
 #include "sandbox/run_folders.hpp"
 
+#include <nixbuild/sandbox/cgroup.hpp>
 #include <nixbuild/sandbox/runner_protocol.hpp>
 
 #include <fcntl.h>
@@ -98,12 +99,23 @@ void end_runner(const UniqueFd& socket) noexcept {
   }
 }
 
+void clear_after_runner(const fs::path& folder, const fs::path& cgroup) noexcept {
+  try {
+    if (const auto socket = connect_to_runner(folder)) {
+      end_runner(socket);
+    } else {
+      remove_left_behind(folder, cgroup);
+    }
+  } catch (...) {
+    // The next daemon's sweep finds it.
+  }
+}
+
 void remove_left_behind(const fs::path& folder, const fs::path& cgroup) {
   std::error_code ignored;
   fs::remove_all(folder, ignored);
-  if (cgroup.has_parent_path() && fs::exists(cgroup, ignored)) {
-    std::ofstream(cgroup / "cgroup.kill") << "1";
-    fs::remove(cgroup, ignored);
+  if (!cgroup.empty()) {
+    remove_cgroup(cgroup);
   }
 }
 

@@ -29,6 +29,11 @@ age_of_runner(const UniqueFd& socket) noexcept;
 /// Tells a runner to end its build and itself.
 void end_runner(const UniqueFd& socket) noexcept;
 
+/// After a runner that has closed its connection without a last word: ends it where it lives on,
+/// and removes what it left where it was killed.
+void clear_after_runner(const std::filesystem::path& folder,
+                        const std::filesystem::path& cgroup) noexcept;
+
 /// Removes the folder of a runner that is gone, and the control group of its emulator with what is
 /// still in it. What cannot be removed stays.
 void remove_left_behind(const std::filesystem::path& folder, const std::filesystem::path& cgroup);

@@ -49,10 +49,11 @@ RunnerLink::RunnerLink(asio::any_io_executor executor, UniqueFd socket)
   buffer_.resize(128 * kKiB);
 }
 
-void RunnerLink::fail(const char* what, int error) const {
+void RunnerLink::fail(const char* what, int error) {
   if (cancelled_ || error == ECANCELED) {
     throw Error(Reaction::Cancelled, "sandbox.cancelled", "the build was cancelled");
   }
+  gone_ = true;
   throw Error(Reaction::Internal,
               "sandbox.lost",
               fmt::format("the runner is gone: {}: {}", what, std::strerror(error)));
@@ -145,7 +146,8 @@ UniqueFd RunnerLink::take_descriptor() {
 void RunnerLink::send_now(const runner::Message& message) noexcept {
   try {
     const auto frame = runner::encode(message);
-    [[maybe_unused]] const auto sent = send_some(socket_.native_handle(), frame, {});
+    const auto sent = send_some(socket_.native_handle(), frame, {});
+    gone_ = gone_ || (sent < 0 && (errno == EPIPE || errno == ECONNRESET));
   } catch (...) {
     // No memory for nine bytes: closing the socket is the next best.
   }

@@ -34,17 +34,21 @@ public:
   /// Pending and later calls end with `sandbox.cancelled`.
   void cancel() noexcept;
 
+  /// The runner has closed its end, in whatever way.
+  [[nodiscard]] bool gone() const noexcept { return gone_; }
+
   [[nodiscard]] bool cancelled() const noexcept { return cancelled_; }
 
 private:
   ssize_t receive_some();
-  [[noreturn]] void fail(const char* what, int error) const;
+  [[noreturn]] void fail(const char* what, int error);
 
   boost::asio::local::stream_protocol::socket socket_;
   runner::Decoder decoder_;
   Bytes buffer_;
   std::deque<UniqueFd> descriptors_; ///< that came, and that nobody has taken
   bool cancelled_ = false;
+  bool gone_ = false;
 };
 
 } // namespace nixbuild::sandbox

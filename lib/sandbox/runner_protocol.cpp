@@ -40,11 +40,14 @@ struct Table<Start> {
                                                  &Start::kvm,
                                                  &Start::debug_console,
                                                  &Start::qemu,
+                                                 &Start::qemu_files,
                                                  &Start::kernel_options,
                                                  &Start::uid_base,
                                                  &Start::uid_count,
                                                  &Start::slot_directory,
                                                  &Start::cgroup_parent,
+                                                 &Start::cgroup_name,
+                                                 &Start::cgroup_release,
                                                  &Start::network_helper,
                                                  &Start::network_allow,
                                                  &Start::disk_maker,
@@ -100,6 +103,7 @@ struct Table<Accepted> {
   static constexpr auto fields = std::make_tuple(&Accepted::version,
                                                  &Accepted::runner_pid,
                                                  &Accepted::emulator_pid,
+                                                 &Accepted::jail_walls,
                                                  &Accepted::jail_shortfall);
 };
 
@@ -157,6 +161,12 @@ template <>
 struct Table<Conversation> {
   static constexpr std::uint8_t type = 73;
   static constexpr auto fields = std::make_tuple(&Conversation::channel);
+};
+
+template <>
+struct Table<Measured> {
+  static constexpr std::uint8_t type = 74;
+  static constexpr auto fields = std::make_tuple(&Measured::cpu_user_us, &Measured::cpu_system_us);
 };
 
 class Writer {

@@ -176,14 +176,19 @@ MappedDisk map_disk(std::vector<DiskExtent> plan, const std::filesystem::path& d
 }
 
 UniqueFd sealed_file(std::string_view contents) {
-  const UniqueFd file(system_call(
-      kDiskCode, "a file in memory", [&] { return ::memfd_create("nixbuild", MFD_CLOEXEC); }));
+  const UniqueFd file(system_call(kDiskCode, "a file in memory", [&] {
+    return ::memfd_create("nixbuild", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  }));
   while (!contents.empty()) {
     const auto put = system_call(kDiskCode, "writing a file in memory", [&] {
       return ::write(file.get(), contents.data(), contents.size());
     });
     contents.remove_prefix(static_cast<std::size_t>(put));
   }
+  system_call(kDiskCode, "sealing a file in memory", [&] {
+    return ::fcntl(
+        file.get(), F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL);
+  });
   return open_again_read_only(file);
 }
 

@@ -56,6 +56,15 @@ void put_builds(MetricsText& text, const ApiCall& call) {
     text.begin("nixbuild_builds_waiting", Kind::Gauge, "Builds that wait for a machine.");
     text.value(load.waiting);
   }
+  if (call.hooks.machine_walls) {
+    const auto walls = call.hooks.machine_walls();
+    text.begin("nixbuild_machines_total", Kind::Counter, "Machines that were started for builds.");
+    text.value(walls.machines);
+    text.begin("nixbuild_machines_weaker_total",
+               Kind::Counter,
+               "Machines that lacked a wall or a limit (doctor says which).");
+    text.value(walls.weaker);
+  }
   text.begin("nixbuild_log_bytes_total", Kind::Counter, "Bytes that builders wrote to their logs.");
   text.value(call.parts.counters.log_bytes());
 }

@@ -84,6 +84,14 @@ std::string kernel_words(const toml::node& node) {
   return value;
 }
 
+std::string cgroup_choice(const toml::node& node) {
+  auto value = text(node);
+  if (value != "auto" && value != "none" && !value.starts_with('/')) {
+    throw WrongValue("auto, none, or the absolute path of a control group");
+  }
+  return value;
+}
+
 bool truth(const toml::node& node) {
   const auto value = node.value_exact<bool>();
   if (!value) {
@@ -262,6 +270,10 @@ const std::map<std::string, std::map<std::string, Setter>>& keys() {
         {"mke2fs",
          [](C& c, const N& n) {
            c.disk_maker = program_path(n);
+         }},
+        {"cgroup",
+         [](C& c, const N& n) {
+           c.cgroup = cgroup_choice(n);
          }},
         {"network",
          [](C& c, const N& n) {

@@ -199,7 +199,7 @@ Daemon::State::State(DaemonSettings given, const ExecutorFactory& make_executor,
   acceptor.assign(asio::local::stream_protocol(), listener.release());
   if (!settings.config.http_listen.empty()) {
     const HttpParts http_parts{store, *logs, clock, counters, log};
-    auto hooks = http_hooks({*db, accounts, builds, leases, faults});
+    auto hooks = http_hooks({*db, accounts, builds, leases, faults, executor});
     hooks.running_for = [this](store::AccountId account,
                                std::int64_t build) -> std::optional<std::chrono::microseconds> {
       const auto since = builds.running_since(account, build);

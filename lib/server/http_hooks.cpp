@@ -36,6 +36,10 @@ HttpHooks http_hooks(const HttpReach& reach) {
   hooks.host_state = [reach] {
     return HostState{reach.faults.is_closed(), reach.faults.is_without_kvm(), reach.faults.count()};
   };
+  hooks.machine_walls = [reach] {
+    const auto walls = reach.executor.walls();
+    return MachineWalls{walls.machines, walls.weaker};
+  };
   hooks.list_settings = [reach](store::AccountId account) {
     const auto effective = reach.accounts.settings_of(account).effective();
     std::vector<std::pair<std::string, std::string>> list;

@@ -4,6 +4,7 @@
 
 #include <nixbuild/build/lease_desk.hpp>
 #include <nixbuild/build/shared_builds.hpp>
+#include <nixbuild/sandbox/executor.hpp>
 #include <nixbuild/server/accounts.hpp>
 #include <nixbuild/server/http.hpp>
 #include <nixbuild/store/metadata_db.hpp>
@@ -17,6 +18,7 @@ struct HttpReach {
   build::SharedBuilds& builds;
   build::LeaseDesk& leases;
   const HostFaults& faults;
+  const sandbox::Executor& executor;
 };
 
 /// The hooks block, as the HTTP server expects. Those that change a setting fail with

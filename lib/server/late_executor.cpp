@@ -150,6 +150,11 @@ std::string LateExecutor::accelerator() const {
   return real_ ? real_->accelerator() : std::string();
 }
 
+sandbox::WallReport LateExecutor::walls() const {
+  const std::lock_guard lock(mutex_);
+  return real_ ? real_->walls() : sandbox::WallReport{};
+}
+
 bool LateExecutor::offers_network() const {
   const std::lock_guard lock(mutex_);
   return real_ && real_->offers_network();

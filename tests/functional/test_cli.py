@@ -154,7 +154,7 @@ def test_nar_errors(cli, tree, scratch):
 def test_doctor(cli):
     done = subprocess.run(cli.command("doctor", "--json"), capture_output=True, timeout=60)
     findings = {found["check"]: found for found in json.loads(done.stdout)}
-    assert {"state directory", "daemon", "accelerator", "kernel", "qemu", "busybox", "cgroup", "disk space", "open files"} <= set(findings)
+    assert {"state directory", "daemon", "accelerator", "kernel", "qemu", "busybox", "cgroup", "walls", "disk space", "open files"} <= set(findings)
     assert all(found["level"] in ("ok", "warning", "problem") for found in findings.values())
     assert all(found["advice"] for found in findings.values() if found["level"] != "ok")
     problems = [found for found in findings.values() if found["level"] == "problem"]

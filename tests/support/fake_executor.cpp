@@ -64,6 +64,7 @@ public:
     run_->exited = true;
     sandbox::BuilderExited end;
     end.exit = build_.exit;
+    end.cpu_of_host = build_.cpu_of_host;
     if (end.exit.outputs.empty()) {
       for (const auto& nar : build_.nars) {
         sandbox::GuestOutputState state;

@@ -34,6 +34,7 @@ struct FakeBuild {
   /// Thrown by next_event instead of the exit (a lost machine: `sandbox.lost`).
   std::optional<std::string> lost{};
   std::string lost_code = "sandbox.lost";
+  std::optional<std::chrono::microseconds> cpu_of_host{};
   /// Thrown by start (`sandbox.spawn`).
   std::optional<std::string> no_start{};
 };

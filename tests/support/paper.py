@@ -29,7 +29,8 @@ class Paper:
     def __init__(self, scratch, cpus=2, settings="", more=""):
         self.state = Path(scratch) / "state"
         self.folder = Path(scratch) / "paper"
-        self.locks = self.folder / "locks"
+        # The emulator sees this folder of its prefix, as if it were firmware.
+        self.locks = self.folder / "share/qemu/locks"
         for folder in (self.state, self.folder / "bin", self.locks):
             folder.mkdir(parents=True)
         emulator = self.folder / "bin/emulator"

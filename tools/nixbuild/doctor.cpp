@@ -3,6 +3,7 @@
 #include "server/host_faults.hpp"
 
 #include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/sandbox/cgroup.hpp>
 #include <nixbuild/sandbox/kernel.hpp>
 #include <nixbuild/sandbox/machine_trial.hpp>
 #include <nixbuild/sandbox/probe.hpp>
@@ -18,11 +19,9 @@
 #include <elf.h>
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <linux/magic.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/statfs.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
@@ -434,30 +433,38 @@ Finding check_scratch(const Patient& patient) {
   return finding;
 }
 
-Finding check_cgroup() {
+/// Where machines get control groups. A daemon that runs knows; else this process stands for it.
+Finding check_cgroup(const Patient& patient) {
+  const auto home = sandbox::examine_cgroups(patient.config.cgroup);
   Finding finding{"cgroup", Level::Ok, "", ""};
-
-  struct statfs info {};
-
-  std::string own;
-  std::ifstream file("/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {
-    if (line.starts_with("0::")) {
-      own = "/sys/fs/cgroup" + line.substr(3);
-    }
+  if (home.shortfall.empty()) {
+    finding.says = "a daemon started from here limits machines below " + home.parent.string();
+    return finding;
   }
-  if (::statfs("/sys/fs/cgroup", &info) != 0 || info.f_type != CGROUP2_SUPER_MAGIC || own.empty()) {
+  finding.level = Level::Warning;
+  finding.says = "a daemon started from here has " + home.shortfall;
+  finding.advice =
+      "run the daemon as the systemd service (Delegate=yes), with systemd-run --user -p "
+      "Delegate=yes, or set sandbox.cgroup; needs cgroup v2";
+  return finding;
+}
+
+/// What the last machine had: what its runner tried, not what ought to work.
+Finding check_walls(const Patient& patient) {
+  Finding finding{"walls", Level::Ok, "", ""};
+  const auto walls = sandbox::walls_of_last_machine(fs::path(patient.globals.state_dir) / "run");
+  if (!walls) {
+    finding.says = "no machine was started yet";
+    return finding;
+  }
+  const auto count = 1 + std::count(walls->walls.begin(), walls->walls.end(), ',');
+  finding.says = fmt::format("{} around the last machine's emulator: {}",
+                             walls->walls.empty() ? 0 : count,
+                             walls->walls.empty() ? "none" : walls->walls);
+  if (!walls->shortfall.empty()) {
     finding.level = Level::Warning;
-    finding.says = "no unified control groups here: builds run without a cgroup of their own";
-    finding.advice = "fine for one's own builds; else boot with systemd.unified_cgroup_hierarchy=1";
-  } else if (::access((own + "/cgroup.procs").c_str(), W_OK) != 0 ||
-             ::access((own + "/cgroup.subtree_control").c_str(), W_OK) != 0) {
-    finding.level = Level::Warning;
-    finding.says = own + " is not delegated: builds run without a cgroup of their own";
-    finding.advice = "run the daemon as the systemd service (Delegate=yes), or with systemd-run "
-                     "--user -p Delegate=yes";
-  } else {
-    finding.says = own + " can be used";
+    finding.says += "; missing: " + walls->shortfall;
+    finding.advice = "fine for one's own builds; else see docs/threat-model.md";
   }
   return finding;
 }
@@ -507,7 +514,8 @@ std::vector<Finding> examine(const Patient& patient) {
                                 check_shell(patient),
                                 check_network(patient),
                                 check_scratch(patient),
-                                check_cgroup(),
+                                check_cgroup(patient),
+                                check_walls(patient),
                                 check_disk(patient),
                                 check_descriptors()};
   findings.push_back(check_machine(patient, findings));

@@ -79,11 +79,15 @@ int run(const po::variables_map& given) {
   }
   const auto config = settings.config;
   const std::filesystem::path state_dir = settings.state_dir;
-  nixbuild::server::ExecutorFactory factory = [config,
-                                               state_dir](boost::asio::any_io_executor executor) {
-    return nixbuild::sandbox::make_qemu_executor(
-        executor, nixbuild::server::machine_settings(config, state_dir));
-  };
+  // Before there are threads: this process may have to move.
+  auto cgroups = nixbuild::sandbox::prepare_cgroups(config.cgroup);
+  nixbuild::server::ExecutorFactory factory =
+      [config, state_dir, cgroups, &log](boost::asio::any_io_executor executor) {
+        auto sandbox = nixbuild::server::machine_settings(config, state_dir);
+        sandbox.cgroups = cgroups;
+        sandbox.log = &log;
+        return nixbuild::sandbox::make_qemu_executor(executor, std::move(sandbox));
+      };
   check_accelerator(nixbuild::server::machine_settings(config, state_dir), log);
   nixbuild::server::Daemon daemon(std::move(settings), std::move(factory), log);
   const int status = daemon.run();

@@ -51,6 +51,9 @@ struct PhaseBegan {
 /// The builder is gone and all its log has been delivered.
 struct BuilderExited {
   GuestExit exit;
+  /// Processor time of the emulator while the builder ran, as the host counts it; nothing where the
+  /// backend does not measure.
+  std::optional<std::chrono::microseconds> cpu_of_host;
 };
 
 /// A stream of the machine of a job with a store socket. Channel 0 comes first, and is for
@@ -141,6 +144,14 @@ struct HostVerdict {
   std::string reason; ///< why not as before
 };
 
+/// How well the machines that were started here were walled in.
+struct WallReport {
+  std::uint64_t machines = 0;
+  std::uint64_t weaker = 0; ///< of them, machines with a shortfall
+  std::string walls;        ///< of the last one
+  std::string shortfall;    ///< what the last one did without, and why; empty: nothing
+};
+
 /// Starts builds on this machine. Backends: `qemu` (one runner process each), and a fake for tests.
 class Executor {
 public:
@@ -178,6 +189,9 @@ public:
 
   /// `kvm`, `tcg` or `fake`: told to people in logs and listings. Empty: not known before prepare.
   [[nodiscard]] virtual std::string accelerator() const = 0;
+
+  /// What became of the walls of the machines so far. From any thread.
+  [[nodiscard]] virtual WallReport walls() const { return {}; }
 
   /// Whether a job that wants a network gets one; known after prepare.
   [[nodiscard]] virtual bool offers_network() const { return true; }

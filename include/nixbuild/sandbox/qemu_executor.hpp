@@ -2,6 +2,8 @@
 
 #include <nixbuild/base/api.hpp>
 #include <nixbuild/base/bytes.hpp>
+#include <nixbuild/base/log.hpp>
+#include <nixbuild/sandbox/cgroup.hpp>
 #include <nixbuild/sandbox/executor.hpp>
 #include <nixbuild/sandbox/kernel.hpp>
 #include <nixbuild/sandbox/probe.hpp>
@@ -40,7 +42,8 @@ struct QemuExecutorSettings {
   AcceleratorChoice accelerator = AcceleratorChoice::Auto;
   std::uint32_t uid_base = 700'000; ///< one uid a machine from here on, where this is root
   std::uint32_t uid_count = 1024;   ///< machines at most; the network helpers have as many behind
-  std::filesystem::path cgroup_parent;  ///< delegated cgroup v2 folder; empty: none
+  CgroupHome cgroups;               ///< of prepare_cgroups; without a parent: none for machines
+  Log* log = nullptr;               ///< is told when machines lack a wall; outlives the executor
   std::uint64_t log_limit_bytes = kGiB; ///< a build whose log grows beyond is killed
   /// How long a build that has ended holds its outputs for a daemon that comes back.
   std::chrono::seconds grace{3600};
@@ -59,6 +62,11 @@ struct QemuExecutorSettings {
 /// The accelerator of machines with these settings, probed as the user that their emulators are.
 /// Blocks, up to 2 s. Errors: `sandbox.accelerator`.
 [[nodiscard]] NIXBUILD_API AcceleratorProbe accelerator_of(const QemuExecutorSettings& settings);
+
+/// What the last machine of a run directory was walled in with, and what it did without, a line
+/// each, as its executor wrote it down; nothing where none was started.
+[[nodiscard]] NIXBUILD_API std::optional<WallReport>
+walls_of_last_machine(const std::filesystem::path& run_directory);
 
 /// Chooses the accelerator (up to 2 s), imports the kernel when it is not cached (up to 2 s) and
 /// writes the initramfs. Blocks. Errors: `sandbox.accelerator`, `sandbox.kernel-…`,

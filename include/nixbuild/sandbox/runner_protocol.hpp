@@ -19,7 +19,8 @@
 ///
 ///     daemon                      runner
 ///     Start, Extents…, Attach  →
-///                              ←  Accepted, Phase | Log | Conversation …, Exited
+///                              ←  Accepted, Phase | Log | Conversation …, Measured,
+///                                 Exited
 ///     Output{index}            →
 ///                              ←  OutputData…, OutputEnd | OutputFailed      (any number of times)
 ///     Input{bytes, size}       →                     while the output behind the last one is open
@@ -31,7 +32,7 @@
 /// on what an earlier connection had seen. Failed may come at any time and is the last word.
 namespace nixbuild::sandbox::runner {
 
-inline constexpr std::uint32_t kVersion = 7;
+inline constexpr std::uint32_t kVersion = 8;
 inline constexpr std::size_t kHeaderBytes = 5;
 /// A job holds a whole environment; everything else stays far below.
 inline constexpr std::size_t kMaxPayload = 80 * kMiB;
@@ -47,12 +48,15 @@ struct Start {
   std::uint64_t memory_bytes = 0;
   bool kvm = false;
   bool debug_console = false;
-  std::string qemu; ///< absolute path of the binary
+  std::string qemu;       ///< absolute path of the binary
+  std::string qemu_files; ///< what it sees of the host, from program_files
   std::string kernel_options;
   std::uint32_t uid_base = 0; ///< first uid of the pool; 0: none
   std::uint32_t uid_count = 0;
-  std::string slot_directory;      ///< where uids of the pool are locked
-  std::string cgroup_parent;       ///< empty: none
+  std::string slot_directory; ///< where uids of the pool are locked
+  std::string cgroup_parent;  ///< where the machine's control group is made; empty: none
+  std::string cgroup_name;
+  bool cgroup_release = false;     ///< a daemon may have to be started in cgroup_parent itself
   std::string network_helper;      ///< passt; empty: no network can be given
   std::string network_allow;       ///< address blocks with blanks between, for EgressRules
   std::string disk_maker;          ///< mke2fs; empty: no scratch disk can be made
@@ -108,7 +112,8 @@ struct Accepted {
   std::uint32_t version = kVersion;
   std::uint32_t runner_pid = 0;
   std::uint32_t emulator_pid = 0;
-  std::string jail_shortfall;
+  std::string jail_walls;
+  std::string jail_shortfall; ///< empty: nothing is missing
   bool operator==(const Accepted&) const = default;
 };
 
@@ -122,6 +127,14 @@ struct LogData {
   std::uint64_t offset = 0;
   std::string bytes; ///< at most kMaxData
   bool operator==(const LogData&) const = default;
+};
+
+/// What the emulator has used from the builder's start to its end, as the host counts it. Before
+/// Exited.
+struct Measured {
+  std::uint64_t cpu_user_us = 0;
+  std::uint64_t cpu_system_us = 0;
+  bool operator==(const Measured&) const = default;
 };
 
 struct Exited {
@@ -179,7 +192,8 @@ using Message = std::variant<Start,
                              Failed,
                              Down,
                              Input,
-                             Conversation>;
+                             Conversation,
+                             Measured>;
 
 /// One whole frame. Errors: `sandbox.runner-protocol` (a part exceeds its limit).
 [[nodiscard]] NIXBUILD_API std::string encode(const Message& message);

@@ -50,7 +50,10 @@ struct Config {
   std::string qemu;
   std::string network_helper;
   std::string disk_maker; ///< absolute path of mke2fs; empty: looked for
-  bool network = true;    ///< fixed-output builds reach the public internet, where passt is there
+  /// Where machines get control groups: `auto` (the daemon's own group, where it was delegated),
+  /// `none`, or the absolute path of a group of cgroup v2 that holds no processes.
+  std::string cgroup = "auto";
+  bool network = true; ///< fixed-output builds reach the public internet, where passt is there
   /// What they reach beyond that: `ADDRESS` or `ADDRESS/PREFIX`, IPv4.
   std::set<std::string> network_allow;
   /// CA bundle that they are given; absent file: none.

@@ -58,6 +58,12 @@ struct HostState {
   std::uint64_t faults = 0; ///< machines that ended by a fault of the host
 };
 
+/// Machines that were started, for GET /metrics.
+struct MachineWalls {
+  std::uint64_t machines = 0;
+  std::uint64_t weaker = 0; ///< of them, those that lacked a wall
+};
+
 /// What the interface does through others. Each may be absent: then the answer is 501, or the
 /// number is left out. Called on threads of the server's own pool; they may block and may throw
 /// Error, which is answered by its reaction.
@@ -79,6 +85,7 @@ struct HttpHooks {
       running_for;
   /// How the daemon's own loops are doing, for GET /healthz and /metrics.
   std::function<std::vector<LoopReport>()> loops;
+  std::function<MachineWalls()> machine_walls;
   /// Bytes that the store takes. Cheap: it is asked at every scrape.
   std::function<std::uint64_t()> stored_bytes;
 };

@@ -46,6 +46,7 @@ public:
   aio::Task<std::string> prepare() override;
   sandbox::HostVerdict host_failed(const std::string& reason) override;
   [[nodiscard]] std::string accelerator() const override;
+  [[nodiscard]] sandbox::WallReport walls() const override;
   [[nodiscard]] bool offers_network() const override;
   [[nodiscard]] bool offers_disk() const override;
 

@@ -24,8 +24,6 @@ constexpr std::uint64_t kLogAhead = 1 * kMiB;
 /// What may wait to be typed before the daemon is heard no more.
 constexpr std::size_t kTypedAhead = 256 * kKiB;
 constexpr std::chrono::seconds kPlanPatience{60};
-/// Between two looks at the room on the host's disk.
-constexpr std::chrono::seconds kHostChecks{1};
 constexpr std::chrono::seconds kDownPatience{5};
 constexpr std::chrono::seconds kFarewellPatience{30};
 
@@ -43,15 +41,6 @@ std::optional<std::size_t> read_some(const UniqueFd& socket,
 }
 
 } // namespace
-
-std::size_t BuildRun::Watch::add(int fd, short events) {
-  entries.push_back({fd, events, 0});
-  return entries.size() - 1;
-}
-
-bool BuildRun::Watch::ready(std::size_t index) const {
-  return entries[index].revents != 0;
-}
 
 BuildRun::BuildRun(UniqueFd daemon, UniqueFd listener) : listener_(std::move(listener)) {
   client_.emplace(std::move(daemon));
@@ -87,6 +76,9 @@ void BuildRun::turn() {
   const auto log = watch.add(machine_ && wants_log() ? machine_->log.get() : -1, POLLIN);
   const auto output = watch.add(machine_ && wants_output() ? machine_->output.get() : -1, POLLIN);
   const auto process = watch.add(machine_ ? machine_->process.pidfd() : -1, POLLIN);
+  const auto* network = machine_ ? machine_->network() : nullptr;
+  const auto passt = watch.add(network != nullptr ? network->passt_end() : -1, POLLIN);
+  const auto filter = watch.add(network != nullptr ? network->filter_end() : -1, POLLIN);
   if (store_) {
     store_->watch(watch.entries);
   }
@@ -117,6 +109,8 @@ void BuildRun::turn() {
   }
   if (watch.ready(process)) {
     process_ended();
+  } else if (watch.ready(passt) || watch.ready(filter)) {
+    network_ended();
   }
   check_deadlines();
   check_host();
@@ -132,6 +126,9 @@ void BuildRun::accept_client() {
   relaying_ = false;
   wanted_output_.reset();
   client_.emplace(std::move(socket));
+  if (machine_ && start_->cgroup_release) {
+    machine_->limit(); // the daemon before may have left the group without controllers
+  }
   alone_until_ = Clock::time_point::max();
 }
 
@@ -141,6 +138,9 @@ void BuildRun::lose_client() {
   relaying_ = false;
   if (start_) {
     alone_until_ = Clock::now() + std::chrono::seconds(start_->alone_seconds);
+    if (start_->cgroup_release) {
+      release_controllers(start_->cgroup_parent);
+    }
   }
 }
 
@@ -261,6 +261,7 @@ void BuildRun::launch() {
   Accepted accepted;
   accepted.runner_pid = static_cast<std::uint32_t>(::getpid());
   accepted.emulator_pid = static_cast<std::uint32_t>(machine_->process.pid());
+  accepted.jail_walls = walls_of(machine_->process.report());
   accepted.jail_shortfall = machine_->process.report().shortfall;
   client_->queue(accepted);
   if (machine_->store) {
@@ -332,6 +333,19 @@ void BuildRun::read_log() {
   }
   guest_->feed_log(*got);
   log_.append(ByteView(buffer).first(*got));
+  log_in_line_ = buffer.at(*got - 1) != '\n';
+}
+
+/// The builder goes on without a network, and whoever reads its log is told why it fails.
+void BuildRun::network_ended() {
+  const auto ended = machine_->network()->what_ended();
+  if (ended.empty() || exited_ || finishing_ || failure_) {
+    return; // nobody needs it any more
+  }
+  const auto line = fmt::format(
+      "{}[nixbuild] the network of this machine is gone: {}\n", log_in_line_ ? "\n" : "", ended);
+  log_.append(bytes_of(line));
+  log_in_line_ = false;
 }
 
 void BuildRun::read_output() {
@@ -370,6 +384,7 @@ void BuildRun::take_guest_events() {
     } else if (std::holds_alternative<GuestStarted>(*event)) {
       mark_phase("build");
       builder_began_ = true;
+      measured_ = machine_ ? machine_->measure() : Measured{};
       deadline_ = Clock::time_point::max();
     } else if (const auto* exited = std::get_if<GuestExited>(&*event)) {
       guest_exited(exited->exit);
@@ -389,16 +404,14 @@ void BuildRun::take_guest_events() {
 
 void BuildRun::guest_exited(const GuestExit& exit) {
   exited_ = true;
+  // A guest cannot be believed what it took; a machine that is gone took at least nothing.
+  const auto now = machine_ ? machine_->measure() : Measured{};
+  measured_.cpu_user_us = now.cpu_user_us - std::min(now.cpu_user_us, measured_.cpu_user_us);
+  measured_.cpu_system_us =
+      now.cpu_system_us - std::min(now.cpu_system_us, measured_.cpu_system_us);
   exit_ = encode_guest_exit(exit);
   wait_for_daemon();
   mark_phase("outputs");
-}
-
-/// The guest owes nothing now: what comes next is up to a daemon, for which a build that has ended
-/// waits its time of grace.
-void BuildRun::wait_for_daemon() {
-  deadline_ = client_ ? Clock::time_point::max()
-                      : Clock::now() + std::chrono::seconds(start_->grace_seconds);
 }
 
 void BuildRun::output_ended(const GuestOutputEnd& end) {
@@ -440,7 +453,8 @@ void BuildRun::process_ended() {
   if (finishing_) {
     conclude();
   } else if (!failure_) {
-    const auto words = Machine::last_words();
+    const auto fate = machine_->fate();
+    const auto words = fate.empty() ? Machine::last_words() : fate;
     // One that ends by itself before it runs a builder has met what the next one would meet here.
     const bool by_itself = WIFEXITED(usage.wait_status) && !builder_began_ && !exited_;
     fail(by_itself ? "sandbox.host" : "sandbox.lost",
@@ -468,14 +482,6 @@ void BuildRun::conclude() {
   done_ = true;
 }
 
-void BuildRun::extend_patience() {
-  if (guest_ && guest_->has_terminal()) {
-    deadline_ = Clock::time_point::max(); // somebody thinks
-    return;
-  }
-  deadline_ = Clock::now() + std::chrono::seconds(start_->patience_seconds);
-}
-
 void BuildRun::mark_phase(const char* name) {
   const auto since =
       std::chrono::duration_cast<std::chrono::microseconds>(Clock::now() - began_).count();
@@ -499,6 +505,7 @@ void BuildRun::tell_client() {
     } else if (phase_waits) {
       client.queue(phases_[client.phases_told++].phase);
     } else if (exited_ && !client.exit_told) {
+      client.queue(measured_);
       client.queue(Exited{exit_});
       client.exit_told = true;
     } else if (failure_ && !client.failure_told) {
@@ -529,62 +536,6 @@ void BuildRun::fail(std::string code, std::string message) {
   }
   const auto grace = start_ ? std::chrono::seconds(start_->grace_seconds) : kFarewellPatience;
   deadline_ = Clock::now() + (client_ ? std::chrono::seconds(kFarewellPatience) : grace);
-}
-
-void BuildRun::check_deadlines() {
-  if (Clock::now() >= alone_until_) {
-    constexpr std::string_view words = "no daemon came back: ending\n";
-    [[maybe_unused]] const auto put = ::write(STDERR_FILENO, words.data(), words.size());
-    status_ = 1;
-    done_ = true;
-    return;
-  }
-  if (Clock::now() < deadline_) {
-    return;
-  }
-  deadline_ = Clock::time_point::max();
-  if (relaying_ && !wants_output()) {
-    extend_patience(); // the daemon is the slow one
-    return;
-  }
-  if (finishing_) {
-    conclude();
-  } else if (failure_ || !start_ || (exited_ && !relaying_)) {
-    done_ = true; // nobody came for it
-  } else if (!machine_) {
-    fail("sandbox.spawn", "the plan did not come in time");
-  } else {
-    fail("sandbox.lost",
-         fmt::format("the guest did not answer within {} s (sandbox.guest-patience-seconds); its "
-                     "last words: {}",
-                     start_->patience_seconds,
-                     Machine::last_words()));
-  }
-}
-
-/// A full disk of the host stops the emulator before it can hurt a build's files; here it ends the
-/// machine, so that others get on.
-void BuildRun::check_host() {
-  if (!scratch_ || !machine_ || failure_ || Clock::now() < host_checked_ + kHostChecks) {
-    return;
-  }
-  host_checked_ = Clock::now();
-  if (const auto why = scratch_->host_is_full()) {
-    fail("sandbox.lost", *why);
-  }
-}
-
-int BuildRun::wait_milliseconds() const {
-  auto next = std::min(deadline_, alone_until_);
-  if (scratch_ && machine_ && !failure_) {
-    next = std::min(next, host_checked_ + kHostChecks);
-  }
-  if (next == Clock::time_point::max()) {
-    return -1;
-  }
-  const auto left =
-      std::chrono::duration_cast<std::chrono::milliseconds>(next - Clock::now()).count();
-  return static_cast<int>(std::clamp<std::int64_t>(left + 1, 0, 3'600'000));
 }
 
 bool BuildRun::wants_log() const {

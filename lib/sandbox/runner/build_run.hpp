@@ -41,8 +41,13 @@ private:
   /// What poll is asked about and how it answered, by role.
   struct Watch {
     std::vector<pollfd> entries;
-    std::size_t add(int fd, short events);
-    [[nodiscard]] bool ready(std::size_t index) const;
+
+    std::size_t add(int fd, short events) {
+      entries.push_back({fd, events, 0});
+      return entries.size() - 1;
+    }
+
+    [[nodiscard]] bool ready(std::size_t index) const { return entries[index].revents != 0; }
   };
 
   void turn();
@@ -58,6 +63,7 @@ private:
   void read_log();
   void read_output();
   void serve_store();
+  void network_ended();
   void hand_over(unsigned channel);
   void take_guest_events();
   void guest_exited(const GuestExit& exit);
@@ -97,7 +103,9 @@ private:
   std::string to_guest_;                ///< control bytes that have not been written yet
   std::optional<Failed> failure_;
   std::optional<Down> down_;
+  Measured measured_; ///< at the builder's start; from its end on, what it took
 
+  bool log_in_line_ = false; ///< its last line has no end yet
   bool log_ended_ = false;
   bool control_ended_ = false;
   bool builder_began_ = false;

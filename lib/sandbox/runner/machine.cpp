@@ -7,12 +7,15 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/socket.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
+#include <fstream>
 #include <sstream>
 #include <vector>
 
@@ -25,9 +28,11 @@ namespace {
 constexpr const char* kMachineCode = "sandbox.spawn";
 constexpr const char* kEmulatorLog = "qemu.log";
 constexpr std::size_t kLastWords = 2000;
-/// What the emulator takes beside the guest's memory, in a memory limit.
-constexpr std::uint64_t kOverhead = 128 * kMiB;
-constexpr std::uint64_t kTranslationCache = 256 * kMiB;
+/// What the emulator takes beside the guest's memory, in a memory limit: itself, a kernel image in
+/// pieces, the tables of the disk; and for tables of pages a part of that memory.
+constexpr std::uint64_t kOverhead = 256 * kMiB;
+constexpr std::uint64_t kPageTablePart = 128;
+constexpr std::uint64_t kTranslationCache = 320 * kMiB;
 
 /// Both ends of a port; ours does not block.
 std::pair<UniqueFd, UniqueFd> make_port() {
@@ -47,16 +52,8 @@ JailSettings jail_settings(const Start& start, std::size_t extents) {
   settings.kvm = start.kvm;
   settings.threads = 160 + 2 * start.cpus;
   settings.descriptors = static_cast<unsigned>(256 + 4 * extents);
-  // Where the emulator comes from another prefix, its libraries and firmware do, too.
-  const auto folder = fs::path(start.qemu).parent_path();
-  const auto prefix = folder.filename() == "bin" ? folder.parent_path() : folder;
-  if (prefix != "/" && prefix != "/usr" && !start.qemu.starts_with("/nix/store/")) {
-    settings.extra_binds.push_back(prefix);
-  }
-  settings.cgroup_parent = start.cgroup_parent;
-  settings.cgroup_name = "build-" + start.id;
+  settings.files = start.qemu_files;
   settings.file_bytes = std::max(settings.file_bytes, start.scratch_bytes);
-  settings.memory_max = start.memory_bytes + kOverhead + (start.kvm ? 0 : kTranslationCache);
   return settings;
 }
 
@@ -65,6 +62,39 @@ JailSettings jail_settings(const Start& start, std::size_t extents) {
 unsigned virtual_cpus(unsigned given, Accelerator accelerator) {
   const auto here = ::sysconf(_SC_NPROCESSORS_ONLN);
   return accelerator == Accelerator::Kvm && here > 1 ? std::max(given, 2U) : given;
+}
+
+/// Where no control group limits memory: what the emulator may map. Far more than it uses, since
+/// address space is not memory, and far less than a large host has.
+std::uint64_t address_space([[maybe_unused]] const Start& start, [[maybe_unused]] unsigned cpus) {
+#ifdef __SANITIZE_ADDRESS__
+  return 0; // its shadow needs all of it
+#else
+  constexpr std::uint64_t base = 4 * kGiB;
+  constexpr std::uint64_t each_cpu = 128 * kMiB;
+  return start.memory_bytes + base + cpus * each_cpu;
+#endif
+}
+
+bool lies_in_memory(const char* folder) {
+  struct statfs info {};
+
+  return ::statfs(folder, &info) == 0 && info.f_type == TMPFS_MAGIC;
+}
+
+MachineCgroup make_cgroup(const Start& start, unsigned processes) {
+  if (start.cgroup_parent.empty()) {
+    return {};
+  }
+  CgroupLimits limits;
+  limits.memory_bytes = start.memory_bytes + start.memory_bytes / kPageTablePart + kOverhead +
+                        (start.kvm ? 0 : kTranslationCache);
+  if (lies_in_memory(".")) {
+    limits.memory_bytes += start.scratch_bytes; // what is written to that disk counts as memory
+  }
+  limits.cpus = start.cpus + 1; // the emulator has work of its own
+  limits.processes = processes;
+  return {fs::path(start.cgroup_parent) / start.cgroup_name, limits};
 }
 
 EgressRules egress_rules(const Start& start) {
@@ -138,15 +168,27 @@ Machine::Machine(const Start& start,
   machine.debug_console = start.debug_console;
   machine.kernel_options = start.kernel_options;
   auto settings = jail_settings(start, disk.extents.size());
+  if (fds.scratch) {
+    // Nobody else has it: it lies in this run folder, which no emulator sees.
+    settings.writable.push_back(*fds.scratch);
+  }
   if (start.uid_base != 0) {
     slot_.emplace(start.slot_directory, start.uid_base, start.uid_count);
     settings.uid = slot_->uid();
+  }
+  cgroup_ = make_cgroup(start, settings.threads);
+  if (!cgroup_.limits_memory()) {
+    settings.address_space = address_space(start, machine.cpus);
+  }
+  if (cgroup_.exists() || !cgroup_.shortfall().empty()) {
+    settings.cgroup = &cgroup_;
   }
   if (wants.network && !start.network_helper.empty()) {
     // The helpers' uids lie behind those of the emulators.
     network_.emplace(
         start.network_helper, slot_ ? slot_->uid() + start.uid_count : 0, egress_rules(start));
     fds.network = network_->emulator_end();
+    network_->join(cgroup_);
   }
   const auto command = qemu_command(machine, fds);
   const UniqueFd words(system_call(kMachineCode, kEmulatorLog, [] {
@@ -160,6 +202,35 @@ Machine::Machine(const Start& start,
   log = std::move(log_end);
   output = std::move(output_end);
   store = std::move(store_port.first);
+}
+
+Measured Machine::measure() const {
+  Measured measured;
+  std::ifstream file(fmt::format("/proc/{}/stat", process.pid()));
+  std::string text;
+  std::getline(file, text);
+  // The name in brackets may hold anything. Behind it: the third field and more.
+  const auto fields = text.rfind(") ");
+  if (fields == std::string::npos) {
+    return measured;
+  }
+  std::istringstream words(text.substr(fields + 2));
+  constexpr int skipped = 11; // from the state to the faults
+  std::string field;
+  for (int i = 0; i < skipped; ++i) {
+    words >> field;
+  }
+  std::uint64_t user = 0;
+  std::uint64_t system = 0;
+  words >> user >> system;
+  const auto tick = std::uint64_t{1'000'000} / static_cast<std::uint64_t>(::sysconf(_SC_CLK_TCK));
+  measured.cpu_user_us = user * tick;
+  measured.cpu_system_us = system * tick;
+  return measured;
+}
+
+std::string Machine::fate() const {
+  return cgroup_.ran_out_of_memory() ? "the emulator took more memory than its machine may" : "";
 }
 
 std::string Machine::last_words() {

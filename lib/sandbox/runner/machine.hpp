@@ -4,6 +4,7 @@
 #include "sandbox/runner/scratch_disk.hpp"
 
 #include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/sandbox/cgroup.hpp>
 #include <nixbuild/sandbox/jail.hpp>
 #include <nixbuild/sandbox/runner_protocol.hpp>
 #include <nixbuild/sandbox/vmdk.hpp>
@@ -37,6 +38,7 @@ struct MachineExtras {
 /// The emulator with this side's ends of its ports.
 class Machine {
   std::optional<UidSlot> slot_; // first: given back only after the processes are gone
+  MachineCgroup cgroup_;
   std::optional<NetworkHelper> network_;
 
 public:
@@ -54,6 +56,18 @@ public:
   UniqueFd output;
   UniqueFd store; ///< only for a job with a store socket
   JailedProcess process;
+
+  /// Writes the limits of the control group again, where somebody had to switch them off.
+  void limit() { cgroup_.limit(); }
+
+  /// The network of this machine; null: it has none.
+  [[nodiscard]] NetworkHelper* network() { return network_ ? &*network_ : nullptr; }
+
+  /// Processor time of the emulator until now; zeros when it is gone.
+  [[nodiscard]] Measured measure() const;
+
+  /// Why the kernel has ended the emulator, where that is known; empty: it is not.
+  [[nodiscard]] std::string fate() const;
 
   /// The end of what the emulator said on its standard error, for messages.
   [[nodiscard]] static std::string last_words();

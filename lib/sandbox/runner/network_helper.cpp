@@ -9,6 +9,7 @@
 #include <grp.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -90,6 +91,11 @@ void give_up_privileges(UniqueFd& guest, UniqueFd& helper, uid_t uid) {
   ::prctl(PR_SET_PDEATHSIG, SIGKILL); // a change of user has cleared it
 }
 
+/// Nothing where the kernel has no such descriptors: then nobody is told.
+UniqueFd watch_process(pid_t process) {
+  return UniqueFd(static_cast<int>(::syscall(SYS_pidfd_open, process, 0)));
+}
+
 void end(pid_t pid) {
   if (pid > 0) {
     ::kill(pid, SIGKILL);
@@ -125,6 +131,33 @@ NetworkHelper::NetworkHelper(const std::string& program, uid_t uid, const Egress
     throw_system_error(kHelperCode, "fork");
   }
   emulator_end_ = std::move(emulator);
+  passt_end_ = watch_process(passt_);
+  filter_end_ = watch_process(filter_);
+}
+
+std::string NetworkHelper::what_ended() {
+  std::string words;
+  const auto look = [&](const char* name, pid_t& process, UniqueFd& end) {
+    int status = 0;
+    if (process <= 0 || ::waitpid(process, &status, WNOHANG) != process) {
+      return;
+    }
+    process = -1;
+    end.reset();
+    words += words.empty() ? "" : ", ";
+    words += WIFSIGNALED(status)
+                 ? fmt::format("{} was killed by signal {}", name, WTERMSIG(status))
+                 : fmt::format("{} ended with status {}", name, WEXITSTATUS(status));
+  };
+  look("passt", passt_, passt_end_);
+  look("its filter", filter_, filter_end_);
+  return words;
+}
+
+void NetworkHelper::join(MachineCgroup& cgroup) const {
+  for (const auto process : {passt_, filter_}) {
+    cgroup.add(process);
+  }
 }
 
 NetworkHelper::~NetworkHelper() {

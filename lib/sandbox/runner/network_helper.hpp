@@ -1,6 +1,7 @@
 #pragma once
 
 #include <nixbuild/base/descriptor.hpp>
+#include <nixbuild/sandbox/cgroup.hpp>
 #include <nixbuild/sandbox/egress.hpp>
 
 #include <sys/types.h>
@@ -25,6 +26,17 @@ public:
   /// The emulator's end of the connection.
   [[nodiscard]] int emulator_end() const noexcept { return emulator_end_.get(); }
 
+  /// Puts both processes into the machine's control group, where it has one.
+  void join(MachineCgroup& cgroup) const;
+
+  /// Descriptors that become readable when one of the processes has ended; -1: it was told.
+  [[nodiscard]] int passt_end() const noexcept { return passt_end_.get(); }
+
+  [[nodiscard]] int filter_end() const noexcept { return filter_end_.get(); }
+
+  /// How a process ended that has ended since the last call, in words; empty: none has.
+  [[nodiscard]] std::string what_ended();
+
   /// Once the emulator has its copy.
   void close_emulator_end() noexcept { emulator_end_.reset(); }
 
@@ -32,6 +44,8 @@ private:
   UniqueFd emulator_end_;
   pid_t passt_ = -1;
   pid_t filter_ = -1;
+  UniqueFd passt_end_;
+  UniqueFd filter_end_;
 };
 
 } // namespace nixbuild::sandbox::runner

@@ -9,6 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <csignal>
 #include <cstring>
 #include <fstream>
 
@@ -24,9 +25,21 @@ namespace {
 bool nothing_left(const fs::path& run_directory) {
   std::size_t count = 0;
   for (const auto& entry : fs::directory_iterator(run_directory)) {
-    count += entry.path().filename() == ".slots" ? 0U : 1U;
+    count += entry.path().filename().string().starts_with('.') ? 0U : 1U;
   }
   return count == 0;
+}
+
+/// The runner is the process whose working directory is the run folder.
+void kill_runner_of(const fs::path& folder) {
+  for (const auto& process : fs::directory_iterator("/proc")) {
+    std::error_code ignored;
+    if (fs::read_symlink(process.path() / "cwd", ignored) == folder) {
+      ::kill(std::stoi(process.path().filename()), SIGKILL);
+      return;
+    }
+  }
+  FAIL("no runner works in " << folder);
 }
 
 aio::Task<void> good_build(Executor& executor, ExecutionPlan plan) {
@@ -336,7 +349,7 @@ TEST_CASE("executor: another daemon attaches, gets log, exit and outputs again",
     } else if (const auto* data = std::get_if<runner::LogData>(&message)) {
       CHECK(data->offset == 4 + log.size());
       log += data->bytes;
-    } else {
+    } else if (!std::holds_alternative<runner::Measured>(message)) {
       CHECK(std::holds_alternative<runner::Exited>(message));
       break;
     }
@@ -445,6 +458,71 @@ TEST_CASE("executor: what earlier daemons left behind and nobody wants is remove
   run_on(io, adopt_nothing(*executor, "6-1"));
   CHECK_FALSE(fs::exists(folder.path() / "run/6-1"));
   CHECK(code_of(io, adopt_nothing(*executor, "../x")) == "sandbox.spawn");
+}
+
+namespace {
+
+/// Kills the runner while the build goes on, and sees it lost.
+aio::Task<void> lose_runner(Executor& executor, ExecutionPlan plan, fs::path folder) {
+  const auto execution = co_await executor.start(std::move(plan));
+  kill_runner_of(folder);
+  co_await follow(*execution);
+}
+
+aio::Task<void> follow_patiently(Executor& executor, ExecutionPlan plan, Record& record) {
+  const auto execution = co_await executor.start(std::move(plan));
+  record = co_await follow(*execution);
+  co_await execution->finish();
+}
+
+} // namespace
+
+TEST_CASE("executor: what a killed runner leaves is removed by the daemon that runs", "[sandbox]") {
+  const ScratchFolder folder;
+  asio::io_context io;
+  const auto executor = make_qemu_executor(io.get_executor(), fake_settings(folder, "silent"));
+  const auto run = folder.path() / "run";
+  CHECK(code_of(io, lose_runner(*executor, small_plan(folder, {"out"}), run / "test-1")) ==
+        "sandbox.lost");
+  CHECK(eventually([&] { return nothing_left(run); }));
+}
+
+TEST_CASE("executor: a network that ends is told in the log of the build", "[sandbox]") {
+  const ScratchFolder folder;
+  asio::io_context io;
+  auto settings = fake_settings(folder, "patient");
+  settings.network_helper = folder.path() / "passt";
+  std::ofstream(settings.network_helper) << "#!/bin/sh\nsleep 0.5\nexit 3\n";
+  fs::permissions(settings.network_helper, fs::perms::owner_all);
+  const auto executor = make_qemu_executor(io.get_executor(), std::move(settings));
+  auto plan = small_plan(folder, {"out"});
+  plan.job.network = true;
+  Record record;
+  run_on(io, follow_patiently(*executor, std::move(plan), record));
+  CHECK(record.log.starts_with("half a line\n[nixbuild] the network of this machine is gone: "));
+  CHECK(record.log.find("passt ended with status 3") != std::string::npos);
+}
+
+TEST_CASE("executor: an initramfs that was changed is not booted, and made anew",
+          "[sandbox][reject]") {
+  const ScratchFolder folder;
+  asio::io_context io;
+  const auto change = [&] {
+    for (const auto& file : fs::recursive_directory_iterator(folder.path() / "kernels")) {
+      if (file.path().filename().string().starts_with("initramfs-")) {
+        fs::permissions(file.path(), fs::perms::owner_all);
+        std::fstream(file.path(), std::ios::in | std::ios::out | std::ios::binary) << "taken over";
+      }
+    }
+  };
+  const auto executor = make_qemu_executor(io.get_executor(), fake_settings(folder, "good"));
+  change(); // as large as before
+  auto plan = small_plan(folder, {"out"});
+  CHECK(code_of(io, until_exit(*executor, std::move(plan))) == "sandbox.kernel-cache");
+  CHECK(nothing_left(folder.path() / "run"));
+  const auto next = make_qemu_executor(io.get_executor(), fake_settings(folder, "good"));
+  auto again = small_plan(folder, {"out"});
+  CHECK(code_of(io, until_exit(*next, std::move(again))) == "none");
 }
 
 TEST_CASE("executor: a runner whose daemon never comes back ends by itself", "[sandbox]") {

@@ -106,7 +106,12 @@ serve_outputs(tests::EmulatorPorts& ports, const guest::Job& job, std::size_t si
   } else {
     const auto job = begin(ports);
     ports.say(guest::Started{});
-    if (role == "gives-up") {
+    if (role == "patient") {
+      ports.put_log("half a line");
+      ::usleep(2'000'000);
+      ports.say(exit_of(job, 11));
+      serve_outputs(ports, job, 1000);
+    } else if (role == "gives-up") {
       ports.say(guest::Failure{"no inputs"});
     } else if (role == "many-outputs") {
       auto exited = exit_of(job, 0);

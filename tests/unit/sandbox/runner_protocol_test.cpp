@@ -15,6 +15,7 @@ std::vector<runner::Message> samples() {
   start.memory_bytes = 5 * kGiB;
   start.kvm = true;
   start.qemu = "/usr/bin/qemu-system-x86_64";
+  start.qemu_files = "x/usr/bin/qemu-system-x86_64\n";
   start.kernel_options = "x=y";
   start.uid_base = 700'000;
   start.uid_count = 64;
@@ -22,6 +23,9 @@ std::vector<runner::Message> samples() {
   start.disk_maker = "/usr/sbin/mke2fs";
   start.scratch_bytes = 64 * kGiB;
   start.log_limit_bytes = kGiB;
+  start.cgroup_parent = "/sys/fs/cgroup/unit";
+  start.cgroup_name = "build-1";
+  start.cgroup_release = true;
   start.extents = 3;
   start.job = std::string(100'000, 'j');
   return {start,
@@ -31,9 +35,10 @@ std::vector<runner::Message> samples() {
           runner::Finish{},
           runner::Kill{},
           runner::Input{"ls\n", 24, 80},
-          runner::Accepted{1, 100, 101, "no namespaces"},
+          runner::Accepted{1, 100, 101, "a user", "no namespaces"},
           runner::Phase{"boot", 123456},
           runner::LogData{77, std::string("a\0b", 3)},
+          runner::Measured{5, 6},
           runner::Exited{"exit"},
           runner::OutputData{std::string(runner::kMaxData, 'x')},
           runner::OutputEnd{},

@@ -132,7 +132,7 @@ public:
     return eventually([&] {
       std::size_t count = 0;
       for (const auto& entry : fs::directory_iterator(folder.path() / "run")) {
-        count += entry.path().filename() == ".slots" ? 0U : 1U;
+        count += entry.path().filename().string().starts_with('.') ? 0U : 1U;
       }
       return count == 0;
     });

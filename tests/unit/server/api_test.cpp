@@ -533,6 +533,9 @@ TEST_CASE("http api: metrics are in Prometheus's text format", "[server][http]")
   f.hooks.host_state = [] {
     return server::HostState{true, false, 6};
   };
+  f.hooks.machine_walls = [] {
+    return server::MachineWalls{7, 3};
+  };
   const auto answer = f.ask("/metrics");
   CHECK(answer.type == "text/plain; version=0.0.4; charset=utf-8");
   std::set<std::string> lines;
@@ -556,6 +559,8 @@ TEST_CASE("http api: metrics are in Prometheus's text format", "[server][http]")
                                  "nixbuild_builds_ended_total{status=\"cancelled\"} 0",
                                  "nixbuild_builds_running 2",
                                  "nixbuild_builds_waiting 5",
+                                 "nixbuild_machines_total 7",
+                                 "nixbuild_machines_weaker_total 3",
                                  "nixbuild_log_bytes_total 1234",
                                  "nixbuild_sessions_open{protocol=\"serve\"} 1",
                                  "nixbuild_sessions_total{protocol=\"worker\"} 0",

@@ -62,6 +62,7 @@ network = false
 network-allow = ["10.1.0.0/16", "192.168.3.4"]
 certificates = "/etc/ca.pem"
 netrc = "/etc/netrc"
+cgroup = "/sys/fs/cgroup/builds"
 impure-env = {http_proxy = "http://proxy:3128"}
 [daemon]
 idle-exit-seconds = 7
@@ -117,6 +118,7 @@ dir = "/gnu/store"
   CHECK(config.network_allow == std::set<std::string>{"10.1.0.0/16", "192.168.3.4"});
   CHECK(config.certificates == "/etc/ca.pem");
   CHECK(config.netrc == "/etc/netrc");
+  CHECK(config.cgroup == "/sys/fs/cgroup/builds");
   CHECK(config.impure_env ==
         std::map<std::string, std::string>{{"http_proxy", "http://proxy:3128"}});
   CHECK(config.idle_exit == std::chrono::seconds(7));
@@ -143,6 +145,7 @@ TEST_CASE("config: mistakes are told with file and line", "[server][reject]") {
   CHECK(error_of("[builds]\ncpus = -1\n").code() == "config.value");
   // Quotas count a whole month.
   CHECK(error_of("[builds]\nkeep-builds-days = 31\n").code() == "config.value");
+  CHECK(error_of("[sandbox]\ncgroup = \"builds\"\n").code() == "config.value");
   const auto choice = error_of("[sandbox]\naccelerator = \"xen\"\n");
   CHECK(choice.code() == "config.value");
   CHECK(choice.message().find("one of auto, kvm, tcg") != std::string::npos);
