@@ -55,9 +55,9 @@ def cpu_of(who):
     return used.ru_utime + used.ru_stime
 
 
-def reap_orphans():
+def reap_orphans(patience=PATIENCE_WITH_ORPHANS):
     """Waits for what the job has left, so that it is counted; what does not end by itself is ended."""
-    deadline = time.monotonic() + PATIENCE_WITH_ORPHANS
+    deadline = time.monotonic() + patience
     while True:
         try:
             pid, _ = os.waitpid(-1, os.WNOHANG)
@@ -70,7 +70,7 @@ def reap_orphans():
                 words = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 print(f"left running, and ended: {words[:200]}", flush=True)
                 os.kill(entry, signal.SIGKILL)
-            deadline += 3600
+            deadline = time.monotonic() + 1  # their children are ours then
         time.sleep(0.05)
 
 
@@ -93,6 +93,7 @@ def work(job, output, answer):
     try:
         job.act(report)
     except KeyboardInterrupt:
+        reap_orphans(patience=2)
         os._exit(1)
     except BaseException:  # noqa: BLE001 # a fault of the job, told with it
         traceback.print_exc()
