@@ -538,13 +538,11 @@ TEST_CASE("http api: metrics are in Prometheus's text format", "[server][http]")
   };
   const auto answer = f.ask("/metrics");
   CHECK(answer.type == "text/plain; version=0.0.4; charset=utf-8");
-  std::set<std::string> lines;
-  std::set<std::string> typed;
-  std::string text = answer.body;
-  REQUIRE(text.ends_with('\n'));
-  for (std::size_t at = 0; at < text.size();) {
-    const auto end = text.find('\n', at);
-    const auto line = text.substr(at, end - at);
+  std::set<std::string> lines, typed;
+  REQUIRE(answer.body.ends_with('\n'));
+  for (std::size_t at = 0; at < answer.body.size();) {
+    const auto end = answer.body.find('\n', at);
+    const auto line = answer.body.substr(at, end - at);
     at = end + 1;
     if (line.starts_with("# TYPE ")) {
       CHECK(typed.insert(line.substr(7, line.rfind(' ') - 7)).second);
@@ -573,9 +571,9 @@ TEST_CASE("http api: metrics are in Prometheus's text format", "[server][http]")
     INFO(line);
     CHECK(lines.contains(line));
   }
-  CHECK(text.find("nixbuild_build_info{version=\"") != std::string::npos);
-  CHECK(text.find("status=\"running\"") == std::string::npos);
-  CHECK(text.find("nixbuild_uptime_seconds 0.") != std::string::npos);
+  CHECK(answer.body.find("nixbuild_build_info{version=\"") != std::string::npos);
+  CHECK(answer.body.find("status=\"running\"") == std::string::npos);
+  CHECK(answer.body.find("nixbuild_uptime_seconds 0.") != std::string::npos);
   f.hooks = {};
   CHECK(f.ask("/metrics").body.find("builds_running") == std::string::npos);
   CHECK(f.ask("/metrics").body.find("store_bytes") == std::string::npos);
