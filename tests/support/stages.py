@@ -150,7 +150,7 @@ def targets_of(chosen):
         return []
     asked = subprocess.run(["ninja", "-C", BUILD, "-t", "query", "all"], stdout=subprocess.PIPE, text=True)
     wanted = re.findall(r"^    (\S+/\S+)$", asked.stdout.split("outputs:")[0], re.MULTILINE)
-    kept = {*PLAIN_UNITS, "fake-emulator"}
+    kept = {*PLAIN_UNITS, "fake-emulator", "hostile-emulator"}
     return [name for name in wanted if not re.match("tests/(unit|fuzz)/", name) or Path(name).name in kept]
 
 
@@ -177,7 +177,7 @@ def build_plain(report, chosen):
 
 def unit_targets(folder):
     """The unit programs, and what they start."""
-    wanted = re.compile(r"(tests/unit/\S+/(?:unit|fake)-[^/:]+|tools/nixbuild-runner/nixbuild-runner): cpp_LINKER")
+    wanted = re.compile(r"(tests/unit/\S+/(?:unit|fake|hostile)-[^/:]+|tools/nixbuild-runner/nixbuild-runner): cpp_LINKER")
     known = subprocess.run(["ninja", "-C", folder, "-t", "targets", "all"], stdout=subprocess.PIPE, text=True)
     return wanted.findall(known.stdout)
 
