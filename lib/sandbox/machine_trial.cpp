@@ -13,7 +13,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <exception>
+#include <thread>
 #include <utility>
 #include <variant>
 
@@ -130,9 +132,18 @@ public:
     path_ = std::move(name);
   }
 
+  /// The runner is a process of its own that tidies up at its end: it may just be about it.
   ~TrialFolder() {
+    constexpr int attempts = 100;
+    constexpr auto pause = std::chrono::milliseconds(20);
     std::error_code ignored;
-    fs::remove_all(path_, ignored);
+    for (int attempt = 0; attempt < attempts; ++attempt) {
+      fs::remove_all(path_, ignored);
+      if (!fs::exists(path_, ignored)) {
+        return;
+      }
+      std::this_thread::sleep_for(pause);
+    }
   }
 
   TrialFolder(const TrialFolder&) = delete;
