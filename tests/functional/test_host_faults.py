@@ -40,7 +40,7 @@ def test_a_fault_of_the_host_costs_one_attempt_and_is_told(house):
     with daemon.session() as session:
         assert daemon.build(session, "before")[0] == paper.BUILT
         assert get(http, "/healthz")[0] == 200
-        (daemon.folder / "refuse").touch()
+        (daemon.folder / "share/qemu/refuse").touch()
         for tag in ("first", "second"):
             began = time.monotonic()
             status, message, _ = daemon.build(session, tag)

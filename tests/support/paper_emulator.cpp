@@ -7,7 +7,7 @@
 //     paperFlood     KiB of log that come beside each of the lines
 //     paperLock      a file that is locked meanwhile: a second run at the same time fails
 //
-// While a file called `refuse` lies beside its folder it does not start at all.
+// While a file called `share/qemu/refuse` lies in its prefix it does not start at all.
 
 #include "support/emulator_ports.hpp"
 #include "support/fake_executor.hpp"
@@ -88,7 +88,8 @@ int main(int argc, char** argv) {
     std::puts("paper emulator");
     return 0;
   }
-  const auto refuse = std::filesystem::path(argv[0]).parent_path().parent_path() / "refuse";
+  const auto refuse =
+      std::filesystem::path(argv[0]).parent_path().parent_path() / "share/qemu/refuse";
   if (::access(refuse.c_str(), F_OK) == 0) {
     std::fputs("Could not access KVM kernel module: Permission denied\n", stderr);
     return 1;
