@@ -11,7 +11,6 @@ namespace json = boost::json;
 
 namespace {
 
-constexpr std::size_t kLongestLine = 4 * kMiB;
 constexpr std::string_view kControlMark = "@nix ";
 constexpr std::uint64_t kMostVerbose = 7;
 

@@ -11,6 +11,9 @@
 
 namespace nixbuild::server {
 
+/// Longer lines of a log are cut, in bytes.
+inline constexpr std::size_t kLongestLine = 4 * kMiB;
+
 /// Cuts a build's log into lines as Nix shows them: a carriage return that no line feed follows
 /// begins the line anew; the last line needs no end. Lines beyond 4 MiB are cut. Source: protocol
 /// facts 5.3.

@@ -43,7 +43,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   require(lines_of(bytes, data[0] + std::size_t{1}) == whole);
   for (const auto& line : whole) {
     require(line.find('\n') == std::string::npos);
-    require(line.size() <= 64 * 1024);
+    require(line.size() <= server::kLongestLine);
     static_cast<void>(server::parse_control_line(line));
   }
   static_cast<void>(server::parse_control_line(bytes));

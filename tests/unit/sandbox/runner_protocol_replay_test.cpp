@@ -21,7 +21,7 @@ TEST_CASE("runner protocol: changed streams are refused or mean what they say",
   const std::vector<std::string> seeds{
       runner::encode(start) + runner::encode(runner::Extents{{{0, 4096}, {8192, kGiB}}}) +
           runner::encode(runner::Attach{7}),
-      runner::encode(runner::Accepted{1, 100, 101, "no namespaces"}) +
+      runner::encode(runner::Accepted{1, 100, 101, "no namespaces", "no cgroup"}) +
           runner::encode(runner::Phase{"boot", 123}) +
           runner::encode(runner::LogData{0, "line\n"}) + runner::encode(runner::Exited{"exit"}),
       runner::encode(runner::Output{1}) + runner::encode(runner::OutputData{"bytes"}) +
