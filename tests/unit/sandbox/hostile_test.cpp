@@ -295,6 +295,12 @@ void judge_answers(const World& world, const JailReport& report) {
     if (!report.namespaces && !report.landlock) {
       continue;
     }
+#ifdef __SANITIZE_ADDRESS__
+    // Its shadow memory takes terabytes, so there the address space has no limit.
+    if (name == "map-terabyte") {
+      continue;
+    }
+#endif
     INFO(name << " was answered by " << answer);
     CHECK(allowed.contains(answer));
   }
