@@ -161,7 +161,8 @@ private:
   Stream stream_;
   bool owner_;
   beast::flat_buffer buffer_;
-  bool linger_ = false; ///< it is us who ends the connection
+  bool linger_ = false;   ///< it is us who ends the connection
+  ErrorCode cut_short_{}; ///< why a header did not come to its end
 };
 
 template <bool IsRequest, class Body, class Fields>
@@ -208,7 +209,8 @@ aio::Task<bool> Connection::gather_header() {
     const auto [error, count] = co_await stream_.async_read_some(room, kAwait);
     buffer_.commit(count);
     if (error || count == 0) {
-      co_return true; // the parser says what that means
+      cut_short_ = error ? error : ErrorCode(asio::error::eof);
+      co_return true;
     }
   }
 }
@@ -252,6 +254,12 @@ aio::Task<bool> Connection::answer_one() {
   if (!plain) {
     auto refusal = error_answer(400, "http.malformed", "a line of the header is folded");
     co_return co_await send(std::move(refusal), exchange);
+  }
+  if (cut_short_) {
+    if (auto answer = answer_for(cut_short_)) {
+      co_await send(std::move(*answer), exchange);
+    }
+    co_return false;
   }
   {
     const auto [error, count] = co_await http::async_read_header(stream_, buffer_, parser, kAwait);
