@@ -47,6 +47,7 @@ class Emulator:
 @pytest.fixture(scope="module")
 def pair(server, small):
     """Two builds by two clients, looked at while both run: their emulators, and what became of the builds."""
+    client_of(server).run("nix-store", "--init")  # two that make one store at once are in each other's way
     with asking_for(server, small, "first", BODY) as first, asking_for(server, small, "second", BODY) as second:
         for asking in (first, second):
             asking.wait_for("step-0")
