@@ -153,7 +153,8 @@ aio::Task<std::optional<LongWork::Turn>> turn_of(AdminCall& call, const Handler&
     std::function<void()> still_wanted = [&call] {
       expect_caller(call);
     };
-    turn.emplace(co_await call.parts.long_work->turn(call.account, std::move(still_wanted)));
+    auto given = co_await call.parts.long_work->turn(call.account, std::move(still_wanted));
+    turn.emplace(std::move(given));
   }
   co_return turn;
 }
